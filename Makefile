@@ -1,0 +1,36 @@
+# `make demo` and `make test` set everything up by themselves; the second time they are quick.
+
+VENV ?= .venv
+# The newest Python at hand, whether on the PATH or kept by pyenv: JAX is faster from 3.12 on.
+PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell \
+  for python in python$(version) "$$(pyenv prefix $(version) 2>/dev/null)/bin/python"; do \
+    "$$python" -c "" 2>/dev/null && echo "$$python" && break; done)) python3)
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.PHONY: demo test lint format clean
+.DEFAULT_GOAL := test
+
+demo: $(INSTALLED)  ## Train a spatial transformer on embedded digits and draw what it learned.
+	$(BIN)/python -m experiments.train demo
+
+test: $(INSTALLED)  ## The default test suite.
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+lint: $(INSTALLED)  ## Style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet \
+	  --constraint constraints.txt --editable '.[experiments,test,dev]'
+	@touch $@

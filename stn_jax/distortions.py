@@ -1,0 +1,303 @@
+"""The paper's distorted images, drawn at random: pure functions of a key and an image.
+
+Each is one warp of `stn_jax.spatial_transform`, with a theta drawn from the key (`draw_r`, ...).
+Angles, shifts and noise are in pixels, rigid also where the image is not square. What comes from
+outside the image is 0, the background of a digit.
+
+Source: Jaderberg et al. (2015), section 4.1 and appendix A.4. Where the paper is silent: R, P and E
+keep the image's own shape as canvas; "a uniform random place" puts the centre of the undistorted
+image anywhere that leaves all of it on the canvas; P moves the corners of the sampled frame.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, PRNGKeyArray
+
+from stn_jax._checks import check_shape, check_sizes
+from stn_jax._types import Array
+from stn_jax.transforms import affine, projective, thin_plate_spline
+from stn_jax.transforms.base import homogeneous, matmul
+from stn_jax.transforms.thin_plate_spline import control_point_grid
+from stn_jax.warping import spatial_transform
+
+Shape = Sequence[int]
+Image = Float[Array, "h w c"]
+Output = Float[jax.Array, "out_h out_w c"]
+Theta = Float[jax.Array, " num_params"]
+
+ELASTIC_CONTROL_POINTS = (4, 4)
+
+
+def _affine_theta(matrix_px: jax.Array, image_shape: Shape, canvas: Shape) -> Theta:
+    """Theta of the affine map `[2, 3]` from centred canvas pixels to centred image pixels."""
+    to_canvas_px = jnp.asarray([canvas[1] / 2, canvas[0] / 2, 1.0])
+    to_image_px = jnp.asarray([image_shape[1] / 2, image_shape[0] / 2])
+    return (matrix_px * to_canvas_px / to_image_px[:, None]).ravel()
+
+
+def _rotate_scale_shift(
+    angle_rad: jax.Array, scale: jax.Array | float, shift_px: jax.Array
+) -> Float[jax.Array, "2 3"]:
+    """From canvas to image, in pixels: undo the shift, then the scale and the rotation."""
+    cos, sin = jnp.cos(angle_rad) / scale, jnp.sin(angle_rad) / scale
+    linear = jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin, cos])])
+    return jnp.concatenate([linear, -matmul(linear, shift_px[:, None])], axis=1)
+
+
+def _draw_place(key: PRNGKeyArray, image_shape: Shape, canvas: Shape) -> Float[jax.Array, "2"]:
+    """A shift (x, y) in pixels that keeps an image of `image_shape` whole on the canvas."""
+    room = jnp.asarray([canvas[1] - image_shape[1], canvas[0] - image_shape[0]]) / 2
+    room = jnp.maximum(room, 0.0)
+    return jax.random.uniform(key, (2,), minval=-room, maxval=room)
+
+
+def draw_r(
+    key: PRNGKeyArray, image_shape: Shape, *, max_angle_rad: float = math.pi / 2
+) -> Float[jax.Array, "6"]:
+    """Theta (affine) of R: a rotation by U(-max_angle_rad, max_angle_rad)."""
+    angle = jax.random.uniform(key, (), minval=-max_angle_rad, maxval=max_angle_rad)
+    matrix = _rotate_scale_shift(angle, 1.0, jnp.zeros(2))
+    return _affine_theta(matrix, image_shape, image_shape)
+
+
+def r(key: PRNGKeyArray, image: Image, *, max_angle_rad: float = math.pi / 2) -> Output:
+    """R: the image rotated by a uniform angle, ±90° in the paper.
+
+    Args:
+        key: what the angle is drawn from.
+        image: `[h, w, c]`, floating.
+        max_angle_rad: the largest angle, in radians.
+
+    Returns:
+        `[h, w, c]`.
+
+    Example:
+        >>> r(jax.random.key(0), jnp.ones((28, 28, 1))).shape
+        (28, 28, 1)
+    """
+    theta = draw_r(key, image.shape[:2], max_angle_rad=max_angle_rad)
+    return spatial_transform(image, theta, affine)
+
+
+def draw_rts(
+    key: PRNGKeyArray,
+    image_shape: Shape,
+    *,
+    canvas: Shape = (42, 42),
+    max_angle_rad: float = math.pi / 4,
+    scale: tuple[float, float] = (0.7, 1.2),
+) -> Float[jax.Array, "6"]:
+    """Theta (affine, canvas to image) of RTS: rotation, uniform scale and a random place."""
+    angle_key, scale_key, place_key = jax.random.split(key, 3)
+    angle = jax.random.uniform(angle_key, (), minval=-max_angle_rad, maxval=max_angle_rad)
+    factor = jax.random.uniform(scale_key, (), minval=scale[0], maxval=scale[1])
+    place = _draw_place(place_key, image_shape, canvas)
+    return _affine_theta(_rotate_scale_shift(angle, factor, place), image_shape, canvas)
+
+
+def rts(
+    key: PRNGKeyArray,
+    image: Image,
+    *,
+    canvas: Shape = (42, 42),
+    max_angle_rad: float = math.pi / 4,
+    scale: tuple[float, float] = (0.7, 1.2),
+) -> Output:
+    """RTS: the image rotated, scaled and put at a random place of a larger canvas.
+
+    Args:
+        key: what angle, scale and place are drawn from.
+        image: `[h, w, c]`, floating.
+        canvas: (height, width) of the output.
+        max_angle_rad: the largest angle, in radians.
+        scale: the smallest and the largest scale.
+
+    Returns:
+        `[*canvas, c]`.
+    """
+    canvas = check_sizes("canvas", canvas, 2)
+    theta = draw_rts(
+        key, image.shape[:2], canvas=canvas, max_angle_rad=max_angle_rad, scale=scale
+    )
+    return spatial_transform(image, theta, affine, output_shape=canvas)
+
+
+def draw_p(
+    key: PRNGKeyArray,
+    image_shape: Shape,
+    *,
+    scale: tuple[float, float] = (0.75, 1.0),
+    sigma_px: float = 5.0,
+) -> Float[jax.Array, "8"]:
+    """Theta (projective) of P: the frame's corners, scaled, then each moved by N(0, sigma_px)."""
+    scale_key, noise_key = jax.random.split(key)
+    factor = jax.random.uniform(scale_key, (), minval=scale[0], maxval=scale[1])
+    half = jnp.asarray([image_shape[1], image_shape[0]]) / 2
+    noise = jax.random.normal(noise_key, (4, 2)) * sigma_px / half
+    return _square_to_quadrilateral(_SQUARE / factor + noise)
+
+
+_SQUARE = jnp.asarray([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+
+
+def _square_to_quadrilateral(corners: Float[jax.Array, "4 2"]) -> Float[jax.Array, "8"]:
+    """Projective theta that maps the corners of [-1, 1]², in the order of `_SQUARE`, to `corners`.
+
+    Source: Heckbert (1989), section 2.2.3, for the unit square.
+    """
+    a, b, c, d = corners
+    bend = a - b + c - d
+    first, second = b - c, d - c
+    area = first[0] * second[1] - second[0] * first[1]
+    g = (bend[0] * second[1] - second[0] * bend[1]) / area
+    h = (first[0] * bend[1] - bend[0] * first[1]) / area
+    unit_to_corners = jnp.stack(
+        [
+            jnp.stack([b[0] - a[0] + g * b[0], d[0] - a[0] + h * d[0], a[0]]),
+            jnp.stack([b[1] - a[1] + g * b[1], d[1] - a[1] + h * d[1], a[1]]),
+            jnp.stack([g, h, jnp.ones_like(g)]),
+        ]
+    )
+    square_to_unit = homogeneous(jnp.asarray([[0.5, 0.0, 0.5], [0.0, 0.5, 0.5]]))
+    matrix = matmul(unit_to_corners, square_to_unit)
+    return (matrix / matrix[2, 2]).ravel()[:8]
+
+
+def p(
+    key: PRNGKeyArray,
+    image: Image,
+    *,
+    scale: tuple[float, float] = (0.75, 1.0),
+    sigma_px: float = 5.0,
+) -> Output:
+    """P: the image scaled and seen in perspective.
+
+    Args:
+        key: what scale and corners are drawn from.
+        image: `[h, w, c]`, floating.
+        scale: the smallest and the largest scale.
+        sigma_px: standard deviation of a corner's shift, in pixels, on each axis.
+
+    Returns:
+        `[h, w, c]`.
+    """
+    theta = draw_p(key, image.shape[:2], scale=scale, sigma_px=sigma_px)
+    return spatial_transform(image, theta, projective)
+
+
+def draw_e(
+    key: PRNGKeyArray,
+    image_shape: Shape,
+    *,
+    scale: tuple[float, float] = (0.75, 1.0),
+    sigma_px: float = 1.5,
+) -> Float[jax.Array, "32"]:
+    """Theta (thin plate spline, 4 x 4) of E: a scale, then control points moved by N(0, sigma_px)."""
+    scale_key, noise_key = jax.random.split(key)
+    factor = jax.random.uniform(scale_key, (), minval=scale[0], maxval=scale[1])
+    controls = jnp.asarray(control_point_grid(*ELASTIC_CONTROL_POINTS), jnp.float32)
+    half = jnp.asarray([image_shape[1], image_shape[0]]) / 2
+    noise = jax.random.normal(noise_key, controls.shape) * sigma_px / half
+    # A spline follows an affine motion of its control points exactly, so the scale is one too.
+    return ((controls + noise) / factor - controls).ravel()
+
+
+def e(
+    key: PRNGKeyArray,
+    image: Image,
+    *,
+    scale: tuple[float, float] = (0.75, 1.0),
+    sigma_px: float = 1.5,
+) -> Output:
+    """E: the image scaled and bent by a thin plate spline.
+
+    Args:
+        key: what scale and control points are drawn from.
+        image: `[h, w, c]`, floating.
+        scale: the smallest and the largest scale.
+        sigma_px: standard deviation of a control point's shift, in pixels, on each axis.
+
+    Returns:
+        `[h, w, c]`.
+    """
+    theta = draw_e(key, image.shape[:2], scale=scale, sigma_px=sigma_px)
+    return spatial_transform(image, theta, thin_plate_spline(ELASTIC_CONTROL_POINTS))
+
+
+def draw_t(
+    key: PRNGKeyArray, image_shape: Shape, *, canvas: Shape = (84, 84)
+) -> Float[jax.Array, "6"]:
+    """Theta (affine, canvas to image) of T: a random place."""
+    place = _draw_place(key, image_shape, canvas)
+    return _affine_theta(_rotate_scale_shift(jnp.zeros(()), 1.0, place), image_shape, canvas)
+
+
+def t(key: PRNGKeyArray, image: Image, *, canvas: Shape = (84, 84)) -> Output:
+    """T: the image at a random place of a larger canvas.
+
+    Args:
+        key: what the place is drawn from.
+        image: `[h, w, c]`, floating.
+        canvas: (height, width) of the output.
+
+    Returns:
+        `[*canvas, c]`.
+    """
+    canvas = check_sizes("canvas", canvas, 2)
+    theta = draw_t(key, image.shape[:2], canvas=canvas)
+    return spatial_transform(image, theta, affine, output_shape=canvas)
+
+
+def tc(
+    key: PRNGKeyArray,
+    image: Image,
+    others: Float[Array, "crops h w c"],
+    *,
+    canvas: Shape = (60, 60),
+    crop_size: int = 6,
+) -> Output:
+    """TC: T with clutter, a small square cropped from each of some other images.
+
+    Args:
+        key: what the places are drawn from; the image's is `draw_t`'s for `image_key(key)`.
+        image: `[h, w, c]`, floating.
+        others: the images to crop from, one crop each: six in the paper's classification, sixteen
+            in its co-localisation.
+        canvas: (height, width) of the output.
+        crop_size: side of a crop in pixels.
+
+    Returns:
+        `[*canvas, c]`: at each pixel the brightest of the image and the crops.
+
+    Raises:
+        ValueError: if `others` are not images of the same kind, or a crop fits neither them nor
+            the canvas.
+    """
+    height, width = canvas = check_sizes("canvas", canvas, 2)
+    fits = others.ndim == 4 and others.shape[-1] == image.shape[-1]
+    check_shape("others", others.shape, f"[crops, h, w, {image.shape[-1]}]", fits)
+    largest = min(*canvas, *others.shape[1:3])
+    if not 1 <= crop_size <= largest:
+        raise ValueError(f"crop_size must be between 1 and {largest}; got {crop_size}")
+
+    def add_crop(key: PRNGKeyArray, other: jax.Array) -> jax.Array:
+        from_key, to_key = jax.random.split(key)
+        start = jax.random.randint(from_key, (2,), 0, jnp.asarray(other.shape[:2]) - crop_size + 1)
+        size = (crop_size, crop_size, other.shape[-1])
+        crop = jax.lax.dynamic_slice(other, (start[0], start[1], 0), size)
+        place = jax.random.randint(to_key, (2,), 0, jnp.asarray(canvas) - crop_size + 1)
+        empty = jnp.zeros((height, width, other.shape[-1]), crop.dtype)
+        return jax.lax.dynamic_update_slice(empty, crop, (place[0], place[1], 0))
+
+    placed = t(image_key(key), image, canvas=canvas)
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(others))
+    crops = jax.vmap(add_crop)(keys, jnp.asarray(others))
+    return jnp.maximum(placed, crops.max(axis=0, initial=0.0))
+
+
+def image_key(key: PRNGKeyArray) -> PRNGKeyArray:
+    """The part of a key of `tc` that places the image."""
+    return jax.random.fold_in(key, 0)

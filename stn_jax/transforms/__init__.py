@@ -1,0 +1,27 @@
+"""Geometric transformations: theta and target points to source points."""
+
+from stn_jax.transforms.base import Transform
+from stn_jax.transforms.linear import (
+    affine,
+    affine_3d,
+    rigid_3d,
+    rotation,
+    similarity,
+    translation,
+    translation_scale,
+)
+from stn_jax.transforms.projective import projective
+from stn_jax.transforms.thin_plate_spline import thin_plate_spline
+
+__all__ = [
+    "Transform",
+    "affine",
+    "affine_3d",
+    "projective",
+    "rigid_3d",
+    "rotation",
+    "similarity",
+    "thin_plate_spline",
+    "translation",
+    "translation_scale",
+]

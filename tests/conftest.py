@@ -1,0 +1,48 @@
+"""What all tests share: checked annotations, double precision on request, real data on request."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from jaxtyping import install_import_hook
+
+import tests.annotations
+
+# Before anything imports the package: every annotated shape is checked in every test.
+install_import_hook("stn_jax", f"{tests.annotations.__name__}.check")
+
+import jax
+import jaxtyping
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--data-dir",
+        default=None,
+        help="folder with real data sets; tests that need it are skipped",
+    )
+
+
+@pytest.fixture(scope="session")
+def data_dir(request: pytest.FixtureRequest) -> pathlib.Path:
+    given = request.config.getoption("--data-dir")
+    if given is None:
+        pytest.skip("needs --data-dir")
+    return pathlib.Path(given)
+
+
+@pytest.fixture
+def unchecked():
+    """Switches off the checking of annotations, so that the functions' own errors show."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test."""
+    with jax.enable_x64(True):
+        yield
