@@ -2,13 +2,13 @@
 
 VENV ?= .venv
 # The newest Python at hand, whether on the PATH or kept by pyenv: JAX is faster from 3.12 on.
-PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell \
-  for python in python$(version) "$$(pyenv prefix $(version) 2>/dev/null)/bin/python"; do \
-    "$$python" -c "" 2>/dev/null && echo "$$python" && break; done)) python3)
+find-python = $(shell for python in python$(1) "$$(pyenv prefix $(1) 2>/dev/null)/bin/python"; do \
+  "$$python" -c "" 2>/dev/null && echo "$$python" && break; done)
+PYTHON ?= $(firstword $(call find-python,3.13) $(call find-python,3.12) python3)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-oldest lint format clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)  ## Train a spatial transformer on embedded digits and draw what it learned.
@@ -16,6 +16,10 @@ demo: $(INSTALLED)  ## Train a spatial transformer on embedded digits and draw w
 
 test: $(INSTALLED)  ## The default test suite.
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+test-oldest:  ## The library's tests on Python 3.11 and the JAX that it stops at.
+	$(MAKE) VENV=.venv-oldest PYTHON=$(call find-python,3.11) test \
+	  PYTEST_ARGS="tests --ignore tests/experiments"
 
 lint: $(INSTALLED)  ## Style and types.
 	$(BIN)/ruff check .

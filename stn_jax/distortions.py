@@ -119,9 +119,7 @@ def rts(
         `[*canvas, c]`.
     """
     canvas = check_sizes("canvas", canvas, 2)
-    theta = draw_rts(
-        key, image.shape[:2], canvas=canvas, max_angle_rad=max_angle_rad, scale=scale
-    )
+    theta = draw_rts(key, image.shape[:2], canvas=canvas, max_angle_rad=max_angle_rad, scale=scale)
     return spatial_transform(image, theta, affine, output_shape=canvas)
 
 
@@ -195,7 +193,7 @@ def draw_e(
     scale: tuple[float, float] = (0.75, 1.0),
     sigma_px: float = 1.5,
 ) -> Float[jax.Array, "32"]:
-    """Theta (thin plate spline, 4 x 4) of E: a scale, then control points moved by N(0, sigma_px)."""
+    """Theta (thin plate spline, 4 x 4) of E: a scale, control points moved by N(0, sigma_px)."""
     scale_key, noise_key = jax.random.split(key)
     factor = jax.random.uniform(scale_key, (), minval=scale[0], maxval=scale[1])
     controls = jnp.asarray(control_point_grid(*ELASTIC_CONTROL_POINTS), jnp.float32)

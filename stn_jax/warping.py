@@ -174,7 +174,7 @@ def _source_pixels(
             transform.warp(jnp.asarray(theta), points) - points
         )  # exactly 0 at the identity
         centred = tuple(
-            target * (source / scale) + displacement[..., i] * source
+            target.astype(points.dtype) * (source / scale) + displacement[..., i] * source
             for i, (target, source, scale) in enumerate(
                 zip(targets, source_scale, target_scale, strict=True)
             )

@@ -1,0 +1,343 @@
+"""What can be set about a training run, and the presets. Imports no jax, so that `--help` is quick.
+
+Every field is a flag; `None` stands for a default that depends on other settings, as its help says.
+"""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import tyro
+
+DatasetName = Literal["digits", "mnist", "fashion_mnist", "npz"]
+DistortionName = Literal["none", "r", "rts", "p", "e", "tc", "t"]
+ModelName = Literal["fcn", "cnn", "tutorial_cnn", "st_fcn", "st_cnn", "tutorial"]
+TransformName = Literal[
+    "translation",
+    "rotation",
+    "translation_scale",
+    "similarity",
+    "affine",
+    "projective",
+    "thin_plate_spline",
+]
+
+
+class ConfigError(Exception):
+    """A setting that makes no sense; its text is one line that names the flag."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What is learned from."""
+
+    dataset: DatasetName = "digits"
+    """digits is embedded; mnist and fashion_mnist are downloaded, or taken from --data-dir."""
+    data_dir: str | None = None
+    """Folder with original files (DIR/mnist/*.gz) or prepared ones (DIR/tfds/mnist)."""
+    data_file: str | None = None
+    """For npz: a file of arrays x_train, y_train, x_test, y_test."""
+    validation_size: int | None = None
+    """Training examples held out for validation. Default: 5000, 200 of digits, a tenth of npz."""
+    distortion: DistortionName = "r"
+    """r rotation; rts rotation, translation, scale; p projective; e elastic; tc translation with
+    clutter; t translation."""
+    max_angle: float | None = None
+    """Largest rotation of r and rts, in degrees. Default: 90 for r, 45 for rts."""
+    min_scale: float | None = None
+    """Smallest scale of rts, p and e. Default: 0.7 for rts, 0.75 for p and e."""
+    max_scale: float | None = None
+    """Largest scale. Default: 1.2 for rts, 1 for p and e."""
+    sigma: float | None = None
+    """Standard deviation of moved corners (p) or control points (e), in pixels. Default: 5, 1.5."""
+    canvas: int | None = None
+    """Side of the distorted image of rts, tc and t, in pixels. Default: 42, 60, 84."""
+    clutter: int = 6
+    """Number of crops of other images in tc."""
+    crop_size: int = 6
+    """Side of a crop of tc, in pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What learns."""
+
+    model: ModelName = "st_cnn"
+    """st_ ones and tutorial have a spatial transformer; tutorial_cnn is tutorial without it."""
+    transform: TransformName = "affine"
+    """The family of transformations."""
+    control_points: tuple[int, int] = (4, 4)
+    """Rows and columns of the thin plate spline's control points."""
+    regularisation: float = 0.0
+    """The thin plate spline's regularisation."""
+    placement: Literal["input", "series", "parallel", "between"] = "input"
+    """Where --transformers of them stand: at the input one after another (series) or side by side
+    (parallel), or before each convolution block (between)."""
+    transformers: int = 1
+    """How many transformers; input takes one."""
+    localisation: Literal["auto", "fcn", "cnn", "tutorial"] = "auto"
+    """The localisation network. auto: the one that belongs to the model."""
+    features: tuple[int, ...] | None = None
+    """Units or filters of the classifier's layers. Default: 128 128 for fcn, 32 32 for cnn."""
+    output_size: int | None = None
+    """Side of the transformer's output, in pixels. Default: its input's."""
+    pool: int = 1
+    """Average pooling after the transformer by this factor, against aliasing where it shrinks."""
+    mode: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    """The sampler's interpolation."""
+    padding_mode: Literal["zeros", "border", "reflection"] = "zeros"
+    """What lies outside the image: the background (zeros), the edge, or the mirrored image."""
+    align_corners: bool = False
+    """Whether -1 and 1 are the centres of the outermost pixels, not their outer edges."""
+    dropout: float = 0.5
+    """Dropout rate of the tutorial's classifier."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the networks' computation; parameters and coordinates stay float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimisation:
+    """How it learns."""
+
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    """The optimiser, optax's."""
+    learning_rate: float = 1e-3
+    """Its peak learning rate."""
+    localisation_lr: float | None = None
+    """The localisation networks' learning rate. Default: --learning-rate."""
+    momentum: float = 0.9
+    """Of sgd."""
+    weight_decay: float = 1e-4
+    """Of adamw."""
+    clip_norm: float | None = None
+    """Gradients of a larger norm are scaled down to it."""
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    """Of the learning rate; step multiplies it by 0.1 every third of the run."""
+    warmup: float = 0.0
+    """Epochs over which the learning rate rises from 0."""
+    epochs: int = 30
+    """Passes over the training data."""
+    batch_size: int = 64
+    """Examples a step."""
+    seed: int = 0
+    """Of the parameters, the order of examples and the distortions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Where it is written."""
+
+    run_dir: str | None = None
+    """The run's own folder. Default: runs/PRESET-DATE-TIME."""
+    resume: Literal["never", "auto", "must"] = "never"
+    """auto continues a run that --run-dir holds, or starts one; must demands one."""
+    checkpoint_every: int = 1
+    """Epochs from checkpoint to checkpoint."""
+    figures: bool = True
+    """Draw pictures at the end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train a spatial transformer network.
+
+    A run leaves its settings, records, checkpoints and pictures in a folder of its own.
+    """
+
+    data: Data = Data()
+    model: Model = Model()
+    optimisation: Optimisation = Optimisation()
+    run: Run = Run()
+
+
+class Preset(typing.NamedTuple):
+    """A configuration to start from, and a line for `--help`."""
+
+    summary: str
+    config: Config
+
+
+PRESETS: Mapping[str, Preset] = types.MappingProxyType(
+    {
+        "demo": Preset(
+            "rotation transformer on rotated, embedded digits; about a minute, no download",
+            Config(
+                Data(dataset="digits", distortion="r"),
+                Model(model="st_cnn", transform="rotation"),
+                Optimisation(epochs=60, learning_rate=2e-3),
+            ),
+        ),
+        "tutorial": Preset(
+            "PyTorch's tutorial: its network on plain MNIST",
+            Config(
+                Data(dataset="mnist", distortion="none"),
+                Model(model="tutorial"),
+                Optimisation(
+                    optimizer="sgd",
+                    learning_rate=0.01,
+                    momentum=0.0,
+                    schedule="constant",
+                    epochs=20,
+                    batch_size=64,
+                ),
+            ),
+        ),
+        "rotation": Preset(
+            "rotation transformer on MNIST, rotated by up to 45 degrees",
+            Config(
+                Data(dataset="mnist", distortion="r", max_angle=45.0),
+                Model(model="st_cnn", transform="rotation"),
+                Optimisation(epochs=20, batch_size=128, learning_rate=2e-3),
+            ),
+        ),
+        "distorted": Preset(
+            "the paper's distorted MNIST: any --distortion, --model and --transform",
+            Config(
+                Data(dataset="mnist", distortion="rts"),
+                Model(model="st_cnn", transform="affine"),
+                Optimisation(epochs=30, batch_size=128, learning_rate=2e-3),
+            ),
+        ),
+    }
+)
+
+
+def check(config: Config) -> None:
+    """Raises `ConfigError` for the first setting that makes no sense."""
+    data, model, optimisation, run = config.data, config.model, config.optimisation, config.run
+
+    def demand(ok: bool, flag: str, given: object, allowed: str) -> None:
+        if not ok:
+            raise ConfigError(f"{flag} must be {allowed}; got {given}")
+
+    def demand_positive(flag: str, value: float | None) -> None:
+        ok = value is None or (math.isfinite(value) and value > 0)
+        demand(ok, flag, value, "positive")
+
+    for flag, value in {
+        "--validation-size": data.validation_size,
+        "--max-angle": data.max_angle,
+        "--min-scale": data.min_scale,
+        "--max-scale": data.max_scale,
+        "--canvas": data.canvas,
+        "--clutter": data.clutter,
+        "--crop-size": data.crop_size,
+        "--transformers": model.transformers,
+        "--output-size": model.output_size,
+        "--pool": model.pool,
+        "--learning-rate": optimisation.learning_rate,
+        "--clip-norm": optimisation.clip_norm,
+        "--epochs": optimisation.epochs,
+        "--batch-size": optimisation.batch_size,
+        "--checkpoint-every": run.checkpoint_every,
+        "--features": min(model.features or (1,)),
+    }.items():
+        demand_positive(flag, value)
+    for flag, value, most in [
+        ("--sigma", data.sigma, math.inf),
+        ("--regularisation", model.regularisation, math.inf),
+        ("--dropout", model.dropout, 1.0),
+        ("--localisation-lr", optimisation.localisation_lr, math.inf),
+        ("--momentum", optimisation.momentum, 1.0),
+        ("--weight-decay", optimisation.weight_decay, math.inf),
+        ("--warmup", optimisation.warmup, optimisation.epochs),
+    ]:
+        ok = value is None or 0 <= value < most
+        demand(ok, flag, value, "at least 0" + (f" and below {most}" if most < math.inf else ""))
+    demand(data.max_angle is None or data.max_angle <= 180, "--max-angle", data.max_angle, "<= 180")
+    demand(min(model.control_points) >= 2, "--control-points", model.control_points, "at least 2")
+    demand(0 <= optimisation.seed < 2**32, "--seed", optimisation.seed, "in 0 .. 2^32 - 1")
+    demand(
+        (data.data_file is not None) == (data.dataset == "npz"),
+        "--data-file",
+        data.data_file,
+        "given with --dataset npz, and only there",
+    )
+    demand(
+        model.placement != "input" or model.transformers == 1,
+        "--placement",
+        model.placement,
+        f"series, parallel or between where --transformers is {model.transformers}",
+    )
+    demand(
+        model.placement != "between" or model.model == "st_cnn",
+        "--placement between",
+        f"--model {model.model}",
+        "with --model st_cnn, which has convolution blocks",
+    )
+    blocks = len(model.features or (32, 32))
+    demand(
+        model.placement != "between" or model.transformers <= blocks,
+        "--transformers",
+        model.transformers,
+        f"at most the number of convolution blocks, {blocks}",
+    )
+    demand(
+        run.run_dir is not None or run.resume == "never",
+        "--resume",
+        run.resume,
+        "given together with --run-dir, the folder of the run to continue",
+    )
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """The configuration as JSON holds it."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
+    """The configuration that `to_dict` made `values` from.
+
+    Raises:
+        ConfigError: if they are not such values.
+    """
+
+    def group(kind: type, given: Mapping[str, Any]) -> Any:
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+
+    try:
+        return Config(
+            group(Data, values["data"]),
+            group(Model, values["model"]),
+            group(Optimisation, values["optimisation"]),
+            group(Run, values["run"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"not the settings of a run: {error}") from error
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """The flags, but for those that say where and how a run is written, that differ."""
+    left, right = to_dict(a), to_dict(b)
+    return [
+        f"--{name.replace('_', '-')} {left[group][name]} against {right[group][name]}"
+        for group in ("data", "model", "optimisation")
+        for name in left[group]
+        if left[group][name] != right[group][name]
+    ]
+
+
+def parse(arguments: list[str], program: str) -> tuple[str, Config]:
+    """Reads `[PRESET] [flags]`: the preset's name and the configuration."""
+    name = "demo"
+    if arguments and not arguments[0].startswith("-"):
+        name, arguments = arguments[0], arguments[1:]
+    if name not in PRESETS:
+        raise ConfigError(f"PRESET must be one of {', '.join(PRESETS)}; got {name}")
+    listing = "\n\n".join(f"{key}: {preset.summary}." for key, preset in PRESETS.items())
+    config = tyro.cli(
+        tyro.conf.OmitArgPrefixes[Config],
+        prog=f"{program} {name}",
+        description=(
+            f"{Config.__doc__}\n\nUsage: {program} [PRESET] [flags]. Presets (demo, if none is "
+            f"named):\n\n{listing}\n\nThe defaults below are those of {name}."
+        ),
+        args=arguments,
+        default=PRESETS[name].config,
+    )
+    check(config)
+    return name, config

@@ -1,0 +1,79 @@
+"""Data sets as NumPy arrays.
+
+`digits` comes with scikit-learn; `mnist` and `fashion_mnist` are read by builders for
+tensorflow-datasets (see `builders` for where from); `npz` is the user's own file. Nothing here
+imports JAX or TensorFlow, and what is slow to import is imported by the data set that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from experiments.datasets.dataset import Dataset, DatasetError, Split
+from experiments.datasets.splits import cut_validation
+
+__all__ = ["NAMES", "Dataset", "DatasetError", "Split", "load"]
+
+NAMES = ("digits", "mnist", "fashion_mnist", "npz")
+
+_DIGITS_VALIDATION = 200
+_MNIST_VALIDATION = 5000
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    data_file: str | os.PathLike[str] | None = None,
+    validation_size: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Loads a data set whole and cuts a validation split from its training data.
+
+    Args:
+        name: one of `NAMES`.
+        data_dir: a folder with `mnist/*.gz`, `fashion_mnist/*.gz` or `tfds/NAME/VERSION/`. It is
+            only read, and only by `mnist` and `fashion_mnist`; None downloads them.
+        data_file: the file of `npz`.
+        validation_size: number of validation examples, 0 for none; None takes 200 (`digits`),
+            5000 (`mnist`, `fashion_mnist`) or a tenth of the training data (`npz`).
+        seed: decides which training examples become validation examples, and nothing else.
+
+    Returns:
+        The data set. Its test split depends on the source alone, and the order within every split
+        is the source's: that of the original files, or, in a folder which tensorflow-datasets' own
+        builder prepared, that builder's.
+
+    Raises:
+        DatasetError: an argument is wrong, or data are missing or damaged.
+    """
+    if name not in NAMES:
+        raise DatasetError(f"dataset {name!r} is not known; expected one of {', '.join(NAMES)}")
+    if data_file is not None and name != "npz":
+        raise DatasetError(f"data_file {data_file} is for dataset npz; the dataset is {name}")
+    num_classes = 10
+    if name == "digits":
+        from experiments.datasets import digits
+
+        data, test = digits.read()
+        default_size = _DIGITS_VALIDATION
+    elif name == "npz":
+        from experiments.datasets import arrays
+
+        if data_file is None:
+            raise DatasetError(
+                f"dataset npz needs data_file (--data-file FILE), an .npz file with the arrays "
+                f"{', '.join(arrays.KEYS)}"
+            )
+        data, test, num_classes = arrays.read(Path(data_file).expanduser())
+        default_size = min(max(1, len(data) // 10), len(data) - 1)
+    else:
+        from experiments.datasets import builders
+
+        folder = None if data_dir is None else Path(data_dir).expanduser()
+        data, test = builders.read(name, builders.BUILDERS[name], folder)
+        default_size = _MNIST_VALIDATION
+    size = default_size if validation_size is None else validation_size
+    train, validation = cut_validation(data, size, seed)
+    return Dataset(name, train, validation, test, num_classes)

@@ -1,0 +1,153 @@
+"""A configuration turned into the functions and arrays that training and drawing need."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import datasets, models, preparation
+from experiments.config import Config, ConfigError
+from stn_jax import outside_frame, training
+from stn_jax.nn import SpatialTransformerNetwork
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a configuration stands for.
+
+    Attributes:
+        config: the configuration.
+        dataset: its data, as stored.
+        network: its network.
+        optimizer: its optimiser.
+        schedule: the learning rate at each step.
+        steps_per_epoch: steps a pass over the training data takes.
+        prepare: from a batch as stored to one as the network gets it.
+        train_objective: what is minimised.
+        test_objective: what is reported: the same, and the share of samples outside the frame.
+    """
+
+    config: Config
+    dataset: datasets.Dataset
+    network: SpatialTransformerNetwork
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    steps_per_epoch: int
+    prepare: training.Prepare
+    train_objective: training.Objective
+    test_objective: training.Objective
+
+    def key(self, purpose: int) -> jax.Array:
+        """A key of the run's seed for a purpose of its own."""
+        return jax.random.fold_in(jax.random.key(self.config.optimisation.seed), purpose)
+
+    def apply(self, params: Any, images: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Any]:
+        """The network's logits and intermediates; a key turns dropout on."""
+        return apply_fn(self.network)(params, images, key)
+
+
+# What the keys of a run are for. Test images are distorted by one key for every seed, so that all
+# runs are measured on the same images.
+PARAMETERS, TRAINING, VALIDATION = range(3)
+TEST_KEY = 2015
+
+
+def apply_fn(network: SpatialTransformerNetwork) -> Callable[..., Any]:
+    """The network as `(params, images, key) -> (logits, intermediates)`."""
+
+    def apply(params: Any, images: jax.Array, key: jax.Array | None) -> Any:
+        rngs = None if key is None else {"dropout": key}
+        return network.apply({"params": params}, images, rngs=rngs)
+
+    return apply
+
+
+def share_outside(intermediates: dict[str, Any]) -> training.Values:
+    """The share of each example's samples that lie outside the image, mean over transformers."""
+    if not intermediates:
+        return {}
+    shares = [jnp.mean(outside_frame(each["grid"]), axis=(1, 2)) for each in intermediates.values()]
+    return {"outside": jnp.mean(jnp.stack(shares), axis=0)}
+
+
+def build(config: Config) -> Experiment:
+    """Loads the data and builds everything else.
+
+    Raises:
+        datasets.DatasetError: if the data cannot be had.
+        ConfigError: if settings do not fit the data.
+    """
+    data, optimisation = config.data, config.optimisation
+    dataset = datasets.load(
+        data.dataset,
+        data_dir=data.data_dir,
+        data_file=data.data_file,
+        validation_size=data.validation_size,
+        seed=optimisation.seed,
+    )
+    num_train = len(dataset.train.labels)
+    if optimisation.batch_size > num_train:
+        raise ConfigError(
+            f"--batch-size must be at most the number of training examples, {num_train}; "
+            f"got {optimisation.batch_size}"
+        )
+    steps_per_epoch = num_train // optimisation.batch_size
+    normalisation = preparation.normalisation(dataset.train.images)
+    network = models.make_network(config.model, dataset.num_classes, normalisation.background)
+    apply = apply_fn(network)
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        network=network,
+        optimizer=models.make_optimizer(optimisation, steps_per_epoch),
+        schedule=models.make_schedule(optimisation, steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        prepare=preparation.make_prepare(data, normalisation),
+        train_objective=training.classification(apply),
+        test_objective=training.classification(apply, share_outside),
+    )
+
+
+def initial_state(experiment: Experiment) -> training.TrainState:
+    """The state before the first step.
+
+    Raises:
+        ConfigError: if the network does not take images of this size.
+    """
+
+    def init(key: jax.Array) -> Any:
+        probe = jax.tree.map(
+            lambda array: array[:2], preparation.as_batch(experiment.dataset.train)
+        )
+        images = experiment.prepare(jax.random.split(key, 2), probe)["image"]
+        return experiment.network.init(key, images)["params"]
+
+    try:
+        params = jax.jit(init)(experiment.key(PARAMETERS))
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        shape, reason = list(experiment.dataset.train.images.shape[1:]), str(error).splitlines()[0]
+        model = experiment.config.model.model
+        raise ConfigError(
+            f"--model {model} does not fit images of shape {shape}: {reason}"
+        ) from error
+    return training.init_state(experiment.key(TRAINING), params, experiment.optimizer)
+
+
+def num_params(params: Any) -> int:
+    """The number of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def params_sha256(params: Any) -> str:
+    """A fingerprint of parameters: equal for equal names, shapes and bits."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,197 @@
+"""The pictures of a run; `python -m experiments.gallery RUN_DIR` redraws a finished one's."""
+
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import experiment as setup
+from experiments import figures, preparation
+from experiments.checkpoints import Checkpoints
+from experiments.config import ConfigError
+from experiments.datasets import DatasetError
+from experiments.experiment import Experiment
+from experiments.models import make_transform
+from experiments.records import RunError, read_config, read_lines
+from stn_jax import warping
+
+SHOWN = 32  # images in the two grids
+FRAMED = 8  # images with frames, followed through training
+ANGLES = 1000  # test images whose angle is compared
+MESH = (13, 13)  # points of a frame that are drawn
+ALONE = ("input", "between")  # placements with a single transformer at the input
+
+
+class Probe:
+    """A few test images, distorted as ever, through which training is watched.
+
+    Args:
+        experiment: the experiment they are of.
+        count: how many.
+    """
+
+    def __init__(self, experiment: Experiment, count: int = FRAMED) -> None:
+        self._experiment = experiment
+        self.images = test_images(experiment, count)
+        self._apply = jax.jit(lambda params: experiment.apply(params, self.images, None)[1])
+
+    def intermediates(self, params: Any) -> dict[str, Any]:
+        """What each transformer does with the images."""
+        return self._apply(params)
+
+    def theta(self, params: Any) -> dict[str, list[list[float]]]:
+        """Theta of each transformer for each image, as JSON holds it."""
+        found = self.intermediates(params)
+        return {name: np.asarray(each["theta"]).tolist() for name, each in found.items()}
+
+    def pictures(self, params: Any) -> dict[str, np.ndarray]:
+        """The images and each transformer's output, in [0, 1]."""
+        found = self.intermediates(params)
+        named = {"images": self.images} | {name: each["output"] for name, each in found.items()}
+        low, high = float(self.images.min()), float(self.images.max())
+        return {
+            name: np.clip((np.asarray(images, np.float32) - low) / (high - low), 0, 1)
+            for name, images in named.items()
+            if images.shape[-1] in (1, 3)
+        }
+
+
+def _test_keys(count: int) -> jax.Array:
+    key = jax.random.key(setup.TEST_KEY)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
+
+
+def test_images(experiment: Experiment, count: int) -> jax.Array:
+    """The first test images as the network gets them in the evaluation."""
+    split = experiment.dataset.test
+    count = min(count, len(split.labels))
+    batch = jax.tree.map(lambda array: array[:count], preparation.as_batch(split))
+    return jax.jit(experiment.prepare)(_test_keys(count), batch)["image"]
+
+
+def frames(experiment: Experiment, thetas: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The grids of the transformers that look at the input itself, in its coordinates.
+
+    Args:
+        experiment: the experiment whose network the transformers belong to.
+        thetas: `[n, num_params]` of each transformer.
+
+    Returns:
+        Grids `[n, h, w, 2]` of a moderate size: of the first transformer, of all that stand side by
+        side, or of each in a series, seen through those before it.
+    """
+    settings = experiment.config.model
+    names = list(thetas) if settings.placement in ("series", "parallel") else list(thetas)[:1]
+    transform = make_transform(settings)
+    targets = warping.transform_grid(transform.identity, transform, MESH)
+    found = {}
+    for i, name in enumerate(names):
+        seen_through = names[: i + 1] if settings.placement == "series" else [name]
+        points = jnp.broadcast_to(targets, (len(thetas[name]), *targets.shape))
+        for each in reversed(seen_through):
+            points = jax.vmap(transform.warp)(jnp.asarray(thetas[each]), points)
+        found[name] = points
+    return found
+
+
+def angles(experiment: Experiment, params: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Applied and predicted angles of test images, in degrees.
+
+    None where the distortion does not rotate, or no single transformer with a matrix stands at the
+    input. An angle is that of the rotation nearest to a matrix; the transformer straightens an
+    image where its own undoes the distortion's, up to a constant.
+    """
+    settings, draw_theta = experiment.config.model, preparation.draw_theta(experiment.config.data)
+    transform = make_transform(settings)
+    if draw_theta is None or transform.matrix is None or settings.placement not in ALONE:
+        return None
+    images = test_images(experiment, ANGLES)
+    found = jax.jit(lambda params: experiment.apply(params, images, None)[1])(params)
+    if not found:
+        return None
+    shape = experiment.dataset.test.images.shape[1:3]
+    drawn = jax.vmap(lambda key: draw_theta(key, shape))(_test_keys(len(images)))
+    applied = jax.vmap(lambda theta: theta.reshape(2, 3))(drawn)
+    predicted = jax.vmap(transform.matrix)(found["transformer_0"]["theta"])
+    return _angle_deg(applied), _angle_deg(predicted)
+
+
+def _angle_deg(matrices: jax.Array) -> np.ndarray:
+    """The angle of the rotation nearest to each matrix `[n, 2 or 3, 3]`, in degrees."""
+    m = np.asarray(matrices)
+    return np.degrees(np.arctan2(m[:, 1, 0] - m[:, 0, 1], m[:, 0, 0] + m[:, 1, 1]))
+
+
+def angle_summary(experiment: Experiment, params: Any) -> dict[str, float]:
+    """Standard deviations of the angle before and after the transformer, in degrees."""
+    found = angles(experiment, params)
+    if found is None:
+        return {}
+    before, after = figures.angle_residuals(*found)
+    return {"angle_std_before_deg": float(before.std()), "angle_std_after_deg": float(after.std())}
+
+
+def draw(folder: pathlib.Path, experiment: Experiment, params: Any) -> None:
+    """Draws all pictures of a run into its folder."""
+    target = folder / "figures"
+    target.mkdir(exist_ok=True)
+    figures.draw_curves(target / "curves.png", read_lines(folder / "metrics.jsonl"))
+    probe = Probe(experiment, SHOWN)
+    found = probe.intermediates(params)
+    inputs = np.asarray(probe.images)
+    grids = frames(experiment, {name: each["theta"] for name, each in found.items()})
+    history = read_lines(folder / "frames.jsonl")
+    for name, grid in grids.items():
+        suffix = name.removeprefix("transformer") if len(grids) > 1 else ""
+        output = np.asarray(found[name]["output"], np.float32)
+        figures.draw_images(target / f"images{suffix}.png", inputs, output)
+        corners = {"align_corners": experiment.config.model.align_corners}
+        framed = inputs[:FRAMED], np.asarray(grid[:FRAMED])
+        figures.draw_frames(target / f"frames{suffix}.png", *framed, **corners)
+        moved = np.stack([frames(experiment, record["theta"])[name] for record in history])
+        epochs = np.asarray([record["epoch"] for record in history])
+        path = target / f"frames{suffix}.gif"
+        figures.animate_frames(path, framed[0][: moved.shape[1]], moved, epochs, **corners)
+    compared = angles(experiment, params)
+    if compared is not None:
+        figures.draw_angles(target / "angles.png", *compared)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Redraws the pictures of the run folders that are named."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0].startswith("-"):
+        print(f"usage: python -m experiments.gallery RUN_DIR [RUN_DIR ...]\n\n{__doc__}")
+        return 0 if arguments in (["-h"], ["--help"]) else 2
+    try:
+        for argument in arguments:
+            redraw(pathlib.Path(argument))
+    except (RunError, ConfigError, DatasetError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def redraw(folder: pathlib.Path) -> None:
+    """Draws the pictures of a run from its newest checkpoint.
+
+    Raises:
+        RunError: if the folder holds no run with a checkpoint.
+    """
+    config = read_config(folder)
+    if not (folder / "checkpoints").exists():
+        raise RunError(f"{folder}: holds no checkpoint")
+    experiment = setup.build(config)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    state = checkpoints.restore(setup.initial_state(experiment))
+    checkpoints.close()
+    draw(folder, experiment, state.params)
+    print(f"pictures in {folder / 'figures'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""From settings to a network and an optimiser."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+import optax
+
+from experiments.config import Model, Optimisation
+from stn_jax import transforms
+from stn_jax.nn import (
+    CNN,
+    FCN,
+    AveragePool,
+    CNNLocalisationNetwork,
+    ConvBlock,
+    FCNLocalisationNetwork,
+    Head,
+    ParallelTransformers,
+    SpatialTransformer,
+    SpatialTransformerNetwork,
+    TutorialClassifier,
+    TutorialLocalisationNetwork,
+    is_localisation,
+)
+from stn_jax.training import scale_updates
+
+LOCALISATIONS = {
+    "fcn": FCNLocalisationNetwork,
+    "cnn": CNNLocalisationNetwork,
+    "tutorial": TutorialLocalisationNetwork,
+}
+CNN_KERNEL_SIZES = (9, 7)
+
+
+def make_transform(settings: Model) -> transforms.Transform:
+    """The configured family of transformations."""
+    if settings.transform == "thin_plate_spline":
+        return transforms.thin_plate_spline(settings.control_points, settings.regularisation)
+    return getattr(transforms, settings.transform)
+
+
+def make_network(
+    settings: Model, num_classes: int, background: Sequence[float]
+) -> SpatialTransformerNetwork:
+    """The configured network.
+
+    Args:
+        settings: of the model.
+        num_classes: the number of logits.
+        background: what lies outside the network's input, one value a channel.
+    """
+    classifier = settings.model.removeprefix("st_")
+    if settings.model in ("fcn", "cnn", "tutorial_cnn"):
+        return SpatialTransformerNetwork((_classifier(settings, num_classes),))
+    if settings.placement == "between":
+        return SpatialTransformerNetwork(_interleaved(settings, num_classes, background))
+    transformers = [
+        _transformer(settings, classifier, background) for _ in range(settings.transformers)
+    ]
+    front: tuple[nn.Module, ...] = tuple(transformers)
+    if settings.placement == "parallel":
+        front = (ParallelTransformers(transformers),)
+    return SpatialTransformerNetwork(
+        (*front, *_pooling(settings), _classifier(settings, num_classes))
+    )
+
+
+def _dtype(settings: Model) -> jnp.dtype:
+    return jnp.dtype(settings.precision)
+
+
+def _classifier(settings: Model, num_classes: int) -> nn.Module:
+    dtype = _dtype(settings)
+    kind = settings.model.removeprefix("st_")
+    if kind == "fcn":
+        return FCN(num_classes, settings.features or FCN.features, dtype)
+    if kind == "cnn":
+        return CNN(num_classes, settings.features or CNN.features, CNN_KERNEL_SIZES, dtype)
+    return TutorialClassifier(num_classes, settings.dropout, dtype)
+
+
+def _transformer(
+    settings: Model, localisation: str, fill: float | Sequence[float]
+) -> SpatialTransformer:
+    if settings.localisation != "auto":
+        localisation = settings.localisation
+    size = settings.output_size
+    return SpatialTransformer(
+        LOCALISATIONS[localisation](dtype=_dtype(settings)),
+        make_transform(settings),
+        output_shape=(size, size) if size else None,
+        mode=settings.mode,
+        padding_mode=settings.padding_mode,
+        align_corners=settings.align_corners,
+        fill=tuple(fill) if isinstance(fill, Sequence) else fill,
+    )
+
+
+def _pooling(settings: Model) -> tuple[nn.Module, ...]:
+    return (AveragePool(settings.pool),) if settings.pool > 1 else ()
+
+
+def _interleaved(
+    settings: Model, num_classes: int, background: Sequence[float]
+) -> tuple[nn.Module, ...]:
+    """The CNN's blocks, the first of them with a transformer before each.
+
+    Between blocks the localisation networks are fully connected, as the paper's on SVHN: feature
+    maps are too small for convolutions. What lies outside a feature map is 0.
+    """
+    dtype, stages = _dtype(settings), []
+    features = settings.features or CNN.features
+    for i, (filters, kernel_size) in enumerate(zip(features, CNN_KERNEL_SIZES, strict=True)):
+        if i == 0:
+            stages += [_transformer(settings, "cnn", background), *_pooling(settings)]
+        elif i < settings.transformers:
+            stages.append(
+                SpatialTransformer(FCNLocalisationNetwork((32, 32)), make_transform(settings))
+            )
+        stages.append(ConvBlock(filters, kernel_size, dtype))
+    return (*stages, Head(num_classes, dtype))
+
+
+def make_schedule(settings: Optimisation, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate at each step."""
+    peak, total = settings.learning_rate, settings.epochs * steps_per_epoch
+    warmup = round(settings.warmup * steps_per_epoch)
+    after = max(total - warmup, 1)
+    schedule = {
+        "constant": optax.constant_schedule(peak),
+        "cosine": optax.cosine_decay_schedule(peak, after),
+        "step": optax.piecewise_constant_schedule(peak, {after // 3: 0.1, 2 * after // 3: 0.1}),
+    }[settings.schedule]
+    if not warmup:
+        return schedule
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), schedule], [warmup])
+
+
+def make_optimizer(settings: Optimisation, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The configured optimiser."""
+    rate = make_schedule(settings, steps_per_epoch)
+    chain = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
+    if settings.optimizer == "sgd":
+        chain.append(optax.sgd(rate, momentum=settings.momentum or None))
+    elif settings.optimizer == "adam":
+        chain.append(optax.adam(rate))
+    else:
+        chain.append(optax.adamw(rate, weight_decay=settings.weight_decay))
+    if settings.localisation_lr is not None:
+        factor = settings.localisation_lr / settings.learning_rate
+        chain.append(scale_updates(factor, is_localisation))
+    return optax.chain(*chain)

@@ -1,0 +1,109 @@
+"""From stored images to what a network gets, on the device: scale, distort, normalise."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.config import Data
+from experiments.datasets import Split
+from stn_jax import distortions
+from stn_jax.training import Batch, Prepare
+
+# (key, image) -> image, and (key, image shape) -> theta of its warp, where it has one.
+Distort = Callable[[jax.Array, jax.Array], jax.Array]
+Draw = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+
+
+class Normalisation(NamedTuple):
+    """Mean and standard deviation of each channel, of images in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def background(self) -> tuple[float, ...]:
+        """What a pixel of value 0 becomes: what lies outside a normalised image."""
+        return tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
+
+
+def normalisation(images: np.ndarray) -> Normalisation:
+    """The normalisation of stored images: of the training images, for every split."""
+    scale = 255.0 if images.dtype == np.uint8 else 1.0
+    mean = images.mean(axis=(0, 1, 2), dtype=np.float64) / scale
+    std = images.std(axis=(0, 1, 2), dtype=np.float64) / scale
+    std = np.where(std > 0, std, 1.0)  # a channel that is constant stays as it is
+    return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
+
+
+def _given(**settings: object) -> dict[str, object]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _settings(data: Data) -> dict[str, object]:
+    """The arguments that the configured distortion takes; its own defaults for what is not set."""
+    angle = _given(max_angle_rad=data.max_angle and math.radians(data.max_angle))
+    canvas = _given(canvas=data.canvas and (data.canvas, data.canvas))
+    scale = {}
+    if data.min_scale or data.max_scale:
+        default = (0.7, 1.2) if data.distortion == "rts" else (0.75, 1.0)
+        scale = {"scale": (data.min_scale or default[0], data.max_scale or default[1])}
+    sigma = _given(sigma_px=data.sigma)
+    return {
+        "none": {},
+        "r": angle,
+        "rts": angle | canvas | scale,
+        "p": scale | sigma,
+        "e": scale | sigma,
+        "t": canvas,
+        "tc": canvas | {"crop_size": data.crop_size},
+    }[data.distortion]
+
+
+def draw_theta(data: Data) -> Draw | None:
+    """How the configured distortion draws its theta, for those that turn images by an angle."""
+    draw = {"r": distortions.draw_r, "rts": distortions.draw_rts}.get(data.distortion)
+    return draw and functools.partial(draw, **_settings(data))
+
+
+def make_prepare(data: Data, normalisation: Normalisation) -> Prepare:
+    """The function from keys and a batch as stored to a batch as the network gets it."""
+    mean, std = (np.asarray(values, np.float32) for values in normalisation)
+    settings = _settings(data)
+
+    def distort(keys: jax.Array, images: jax.Array) -> jax.Array:
+        if data.distortion == "none":
+            return images
+        if data.distortion == "tc":
+            others = _others(keys, images, data.clutter)
+            return jax.vmap(functools.partial(distortions.tc, **settings))(keys, images, others)
+        distortion = getattr(distortions, data.distortion)
+        return jax.vmap(functools.partial(distortion, **settings))(keys, images)
+
+    def prepare(keys: jax.Array, batch: Batch) -> Batch:
+        images = batch["image"]
+        if images.dtype == jnp.uint8:
+            images = images.astype(jnp.float32) / 255
+        return batch | {"image": (distort(keys, images) - mean) / std}
+
+    return prepare
+
+
+def _others(keys: jax.Array, images: jax.Array, count: int) -> jax.Array:
+    """For each image, `count` others of its batch, `[b, count, h, w, c]`."""
+    size = len(images)
+
+    def draw(key: jax.Array, index: jax.Array) -> jax.Array:
+        step = jax.random.randint(jax.random.fold_in(key, 2), (count,), min(1, size - 1), size)
+        return (index + step) % size
+
+    return images[jax.vmap(draw)(keys, jnp.arange(size))]
+
+
+def as_batch(split: Split) -> Batch:
+    """A split's arrays, on the device."""
+    return {"image": jnp.asarray(split.images), "label": jnp.asarray(split.labels)}

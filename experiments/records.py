@@ -1,0 +1,130 @@
+"""A run's records: settings, metrics and summary, as files that are whole or not there.
+
+`config.json` is written first and `summary.json` last: a folder with a summary is a finished run.
+`metrics.jsonl` holds a line for each epoch, `frames.jsonl` the thetas of some examples.
+"""
+
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from experiments import config as configuration
+
+
+class RunError(Exception):
+    """A run folder that cannot be used; its text is one line."""
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes `text` so that `path` holds all of it or what it held before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """The contents of a JSON file.
+
+    Raises:
+        RunError: if it is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RunError(f"{path}: not found, so {path.parent} holds no such run") from None
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path}: cannot be read as JSON: {error}") from error
+
+
+def read_config(folder: pathlib.Path) -> configuration.Config:
+    """The settings of a run.
+
+    Raises:
+        RunError: if the folder holds none.
+    """
+    path = folder / "config.json"
+    try:
+        return configuration.from_dict(read_json(path))
+    except configuration.ConfigError as error:
+        raise RunError(f"{path}: {error}") from error
+
+
+def read_lines(path: pathlib.Path, epochs: float = float("inf")) -> list[dict[str, Any]]:
+    """The records of a `.jsonl` file up to an epoch; a last line cut short by a kill is dropped."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if record["epoch"] > epochs:
+            break
+        records.append(record)
+    return records
+
+
+class Lines:
+    """A `.jsonl` file that is appended to, after what lies beyond an epoch is dropped from it.
+
+    Args:
+        path: the file.
+        epochs: records of later epochs are dropped: they are about to be made again.
+    """
+
+    def __init__(self, path: pathlib.Path, epochs: int) -> None:
+        kept = read_lines(path, epochs)
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._file = path.open("a")
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Writes one record, which another process can read at once."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_atomically(path, json.dumps(values, indent=2) + "\n")
+
+
+def provenance() -> dict[str, Any]:
+    """What a result depends on besides its settings: versions, device, commit."""
+    import jax
+
+    names = ("jax", "jaxlib", "flax", "optax", "numpy", "stn-jax")
+    versions = {"python": platform.python_version()}
+    versions |= {name: metadata.version(name) for name in names}
+    device = jax.devices()[0]
+    return {
+        "versions": versions,
+        "device": f"{device.platform}: {device.device_kind}, {os.cpu_count()} cores",
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, marked where files differ from it; None outside a repository."""
+    here = pathlib.Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git
+        return None
+    return described.stdout.strip() or None

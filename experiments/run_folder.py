@@ -1,0 +1,84 @@
+"""The folder of a run: which one, who holds it, and whether it may be used."""
+
+import contextlib
+import datetime
+import fcntl
+import os
+import pathlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from experiments import config as configuration
+from experiments.config import Config
+from experiments.records import RunError, read_config, read_json, write_json
+
+
+def choose(config: Config, preset: str) -> pathlib.Path:
+    """The folder that was given, or a new one named after the preset and the time."""
+    if config.run.run_dir is not None:
+        return pathlib.Path(config.run.run_dir)
+    name = f"{preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    for suffix in ["", *(f"-{i}" for i in range(1, 100))]:  # two runs may start in one second
+        folder = pathlib.Path("runs") / (name + suffix)
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
+    raise RunError(f"{folder}: exists already")
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path) -> Iterator[None]:
+    """Holds a run folder; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        RunError: if another process holds it, which the error names, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+")
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be used as a run folder: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise RunError(f"{folder}: in use by {holder}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:
+    """Makes a folder this run's, new or to be continued.
+
+    Returns:
+        The summary, where the folder holds this very run finished and `--resume` allows that.
+
+    Raises:
+        RunError: if the folder holds something else, another run, or one not to be continued.
+    """
+    resume = config.run.resume
+    if not (folder / "config.json").exists():
+        others = sorted(entry.name for entry in folder.iterdir() if entry.name != "lock")
+        if others:
+            raise RunError(f"{folder}: is not a run folder and not empty; it holds {others[0]}")
+        if resume == "must":
+            raise RunError(f"{folder}: holds no run to resume; --resume auto starts one")
+        write_json(folder / "config.json", configuration.to_dict(config))
+        return None
+    summary = folder / "summary.json"
+    if resume == "never":
+        state = "a finished run" if summary.exists() else "an unfinished run"
+        raise RunError(f"{folder}: holds {state}; give another --run-dir, or --resume auto")
+    different = configuration.differences(read_config(folder), config)
+    if different:
+        raise RunError(f"{folder}: holds a run with other settings: {', '.join(different)}")
+    return read_json(summary) if summary.exists() else None

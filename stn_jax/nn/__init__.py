@@ -1,0 +1,43 @@
+"""Flax modules: transformers, localisation networks, classifiers, fast layers."""
+
+from stn_jax.nn.classifiers import (
+    CNN,
+    FCN,
+    AveragePool,
+    ConvBlock,
+    Dropout,
+    Head,
+    TutorialClassifier,
+)
+from stn_jax.nn.layers import Conv, avg_pool, max_pool
+from stn_jax.nn.localisation import (
+    CNNLocalisationNetwork,
+    FCNLocalisationNetwork,
+    TutorialLocalisationNetwork,
+)
+from stn_jax.nn.spatial_transformer import (
+    ParallelTransformers,
+    SpatialTransformer,
+    SpatialTransformerNetwork,
+    is_localisation,
+)
+
+__all__ = [
+    "CNN",
+    "FCN",
+    "AveragePool",
+    "CNNLocalisationNetwork",
+    "Conv",
+    "ConvBlock",
+    "Dropout",
+    "FCNLocalisationNetwork",
+    "Head",
+    "ParallelTransformers",
+    "SpatialTransformer",
+    "SpatialTransformerNetwork",
+    "TutorialClassifier",
+    "TutorialLocalisationNetwork",
+    "avg_pool",
+    "is_localisation",
+    "max_pool",
+]

@@ -1,0 +1,167 @@
+"""The paper's classifiers, the tutorial's, and the blocks that convolutional ones are made of.
+
+Dropout is on where a `dropout` key is given to `apply` (`rngs={"dropout": key}`), off elsewhere.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from stn_jax._types import Array
+from stn_jax.nn.layers import Conv, avg_pool, max_pool
+from stn_jax.nn.localisation import flatten
+
+Images = Float[Array, "b h w c"]
+Logits = Float[jax.Array, "b classes"]
+
+
+class Dropout(nn.Module):
+    """Sets values to zero at random where a `dropout` key is given; the identity elsewhere.
+
+    Attributes:
+        rate: the probability of zero.
+        by_channel: drop whole channels of a feature map, as torch's `Dropout2d`.
+    """
+
+    rate: float
+    by_channel: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *shape"]) -> Float[Array, "b *shape"]:
+        """`x` with some values zero and the others scaled up to keep the mean."""
+        shared = tuple(range(1, x.ndim - 1)) if self.by_channel else ()
+        off = not self.has_rng("dropout")
+        return nn.Dropout(self.rate, broadcast_dims=shared, deterministic=off)(x)
+
+
+class Head(nn.Module):
+    """Flattens and classifies: logits in float32.
+
+    Attributes:
+        num_classes: the number of logits.
+        dtype: of the computation.
+    """
+
+    num_classes: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *shape"]) -> Logits:
+        """Logits `[b, num_classes]`."""
+        x = nn.Dense(self.num_classes, dtype=self.dtype)(flatten(x))
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class ConvBlock(nn.Module):
+    """A convolution, 2x2 max-pooling and ReLU.
+
+    Attributes:
+        features: number of filters.
+        kernel_size: side of the kernel; no padding.
+        dtype: of the computation.
+    """
+
+    features: int
+    kernel_size: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Images) -> Float[jax.Array, "b out_h out_w features"]:
+        """Feature maps of half the size less half the kernel's."""
+        kernel = (self.kernel_size, self.kernel_size)
+        x = Conv(self.features, kernel, padding="VALID", dtype=self.dtype)(x)
+        # ReLU commutes with the maximum, and costs a quarter after it.
+        return nn.relu(max_pool(x, (2, 2)))
+
+
+class AveragePool(nn.Module):
+    """Average pooling: after a transformer that shrinks its image, against aliasing.
+
+    Attributes:
+        factor: side of the window and of its steps.
+    """
+
+    factor: int = 2
+
+    @nn.compact
+    def __call__(self, x: Images) -> Float[jax.Array, "b out_h out_w c"]:
+        """Images of 1 / factor the size."""
+        return avg_pool(x, (self.factor, self.factor))
+
+
+class FCN(nn.Module):
+    """The paper's fully connected network.
+
+    Attributes:
+        num_classes: the number of logits.
+        features: units of the hidden layers.
+        dtype: of the computation; parameters and logits stay float32.
+
+    Source: Jaderberg et al. (2015), appendix A.4.
+    """
+
+    num_classes: int = 10
+    features: Sequence[int] = (128, 128)
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: Images) -> Logits:
+        """Logits `[b, num_classes]` of images `[b, h, w, c]`."""
+        x = flatten(images)
+        for features in self.features:
+            x = nn.relu(nn.Dense(features, dtype=self.dtype)(x))
+        return Head(self.num_classes, self.dtype)(x)
+
+
+class CNN(nn.Module):
+    """The paper's convolutional network: a 9x9 block, a 7x7 block, a linear classifier.
+
+    Attributes:
+        num_classes: the number of logits.
+        features: filters of the blocks.
+        kernel_sizes: of the blocks.
+        dtype: of the computation; parameters and logits stay float32.
+
+    Source: Jaderberg et al. (2015), appendix A.4.
+    """
+
+    num_classes: int = 10
+    features: Sequence[int] = (32, 32)
+    kernel_sizes: Sequence[int] = (9, 7)
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: Images) -> Logits:
+        """Logits `[b, num_classes]` of images `[b, h, w, c]`, at least 24 x 24 by default."""
+        x = images
+        for features, kernel_size in zip(self.features, self.kernel_sizes, strict=True):
+            x = ConvBlock(features, kernel_size, self.dtype)(x)
+        return Head(self.num_classes, self.dtype)(x)
+
+
+class TutorialClassifier(nn.Module):
+    """The classifier of PyTorch's tutorial on spatial transformers, with its dropout.
+
+    Attributes:
+        num_classes: the number of logits.
+        dropout: the probability of zero.
+        dtype: of the computation; parameters and logits stay float32.
+    """
+
+    num_classes: int = 10
+    dropout: float = 0.5
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: Images) -> Logits:
+        """Logits `[b, num_classes]` of images `[b, h, w, c]`, at least 16 x 16."""
+        x = ConvBlock(10, 5, self.dtype)(images)
+        x = Conv(20, (5, 5), padding="VALID", dtype=self.dtype)(x)
+        x = Dropout(self.dropout, by_channel=True)(x)
+        x = nn.relu(max_pool(x, (2, 2)))
+        x = nn.relu(nn.Dense(50, dtype=self.dtype)(flatten(x)))
+        return Head(self.num_classes, self.dtype)(Dropout(self.dropout)(x))

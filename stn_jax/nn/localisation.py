@@ -1,0 +1,90 @@
+"""Localisation networks: images to the features that theta is regressed from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from stn_jax._types import Array
+from stn_jax.nn.layers import Conv, avg_pool, max_pool
+
+Images = Float[Array, "b h w c"]
+Features = Float[jax.Array, "b features"]
+
+
+def flatten(x: Float[Array, "b *shape"]) -> Features:
+    """All axes but the first as one."""
+    return jnp.reshape(x, (x.shape[0], -1))
+
+
+class FCNLocalisationNetwork(nn.Module):
+    """Fully connected layers: three of 32 in the paper's ST-FCN.
+
+    Attributes:
+        features: units of each layer.
+        dtype: of the computation; parameters stay float32.
+
+    Source: Jaderberg et al. (2015), appendix A.4.
+    """
+
+    features: Sequence[int] = (32, 32, 32)
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: Images) -> Features:
+        """Features `[b, features[-1]]` of images `[b, h, w, c]`."""
+        x = flatten(images)
+        for features in self.features:
+            x = nn.relu(nn.Dense(features, dtype=self.dtype)(x))
+        return x
+
+
+class CNNLocalisationNetwork(nn.Module):
+    """Two convolutions on the image at half its size: the paper's ST-CNN.
+
+    Attributes:
+        features: filters of the convolutions and units of the layer after them.
+        kernel_size: side of the convolutions.
+        downsample: by how much the images are average-pooled first.
+        dtype: of the computation; parameters stay float32.
+
+    Source: Jaderberg et al. (2015), appendix A.4.
+    """
+
+    features: Sequence[int] = (20, 20, 20)
+    kernel_size: int = 5
+    downsample: int = 2
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: Images) -> Features:
+        """Features `[b, features[-1]]` of images `[b, h, w, c]`, at least 28 x 28 by default."""
+        first, second, units = self.features
+        kernel = (self.kernel_size, self.kernel_size)
+        x = avg_pool(images, (self.downsample, self.downsample))
+        x = Conv(first, kernel, padding="VALID", dtype=self.dtype)(x)
+        x = nn.relu(max_pool(x, (2, 2)))
+        x = nn.relu(Conv(second, kernel, padding="VALID", dtype=self.dtype)(x))
+        return nn.relu(nn.Dense(units, dtype=self.dtype)(flatten(x)))
+
+
+class TutorialLocalisationNetwork(nn.Module):
+    """The localisation network of PyTorch's tutorial on spatial transformers.
+
+    Attributes:
+        dtype: of the computation; parameters stay float32.
+    """
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: Images) -> Features:
+        """Features `[b, 32]` of images `[b, h, w, c]`, at least 28 x 28."""
+        x = Conv(8, (7, 7), padding="VALID", dtype=self.dtype)(images)
+        x = nn.relu(max_pool(x, (2, 2)))
+        x = Conv(10, (5, 5), padding="VALID", dtype=self.dtype)(x)
+        x = nn.relu(max_pool(x, (2, 2)))
+        return nn.relu(nn.Dense(32, dtype=self.dtype)(flatten(x)))

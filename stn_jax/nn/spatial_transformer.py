@@ -1,0 +1,163 @@
+"""The spatial transformer as a Flax module, and networks made of several."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from stn_jax._types import Array
+from stn_jax.transforms.base import Transform
+from stn_jax.warping import spatial_transform, transform_grid
+
+Intermediates = dict[str, Any]
+Images = Float[Array, "b h w c"]
+
+
+class SpatialTransformer(nn.Module):
+    """Looks at images, predicts a transformation of each, and warps them by it.
+
+    The regression layer that turns the localisation network's features into theta belongs to this
+    module: its weights start at zero and its bias at the identity, so that training starts from
+    unchanged images. Theta and the grid are computed in float32 or wider.
+
+    Attributes:
+        localisation: any module from an image batch to features `[b, f]`.
+        transform: the family of transformations; 3-D ones take volumes `[b, d, h, w, c]`.
+        output_shape: spatial shape of the output, by default the input's.
+        mode, padding_mode, align_corners: as for `stn_jax.grid_sample`.
+        fill: the value of what lies outside under `zeros`, a number or one per channel: the
+            background of images that are normalised.
+        initial_theta: start of the regression's bias, `[num_params]`; by default the identity.
+
+    Example:
+        >>> from stn_jax import transforms
+        >>> from stn_jax.nn import CNNLocalisationNetwork, SpatialTransformer
+        >>> module = SpatialTransformer(CNNLocalisationNetwork(), transforms.affine)
+        >>> images = jax.random.uniform(jax.random.key(0), (2, 28, 28, 1))
+        >>> variables = module.init(jax.random.key(1), images)
+        >>> output = module.apply(variables, images)
+        >>> bool((output == images).all())
+        True
+
+    Source: Jaderberg et al. (2015), section 3.
+    """
+
+    localisation: nn.Module
+    transform: Transform
+    output_shape: Sequence[int] | None = None
+    mode: str = "bilinear"
+    padding_mode: str = "zeros"
+    align_corners: bool = False
+    fill: float | Sequence[float] = 0.0
+    initial_theta: Sequence[float] | None = None
+
+    def setup(self) -> None:
+        """Adds the regression layer."""
+        start = self.transform.identity if self.initial_theta is None else self.initial_theta
+        # Named after the localisation network, whose learning rate it shares.
+        self.localisation_regression = nn.Dense(
+            self.transform.num_params,
+            kernel_init=nn.initializers.zeros,
+            bias_init=lambda key, shape, dtype: jnp.asarray(start, dtype).reshape(shape),
+        )
+
+    def __call__(self, images: Float[Array, "b *spatial c"]) -> Float[jax.Array, "b *out c"]:
+        """The warped images, in the dtype of `images`."""
+        return self.with_intermediates(images)[0]
+
+    def with_intermediates(
+        self, images: Float[Array, "b *spatial c"]
+    ) -> tuple[Float[jax.Array, "b *out c"], Intermediates]:
+        """The warped images, and a dictionary of what led to them.
+
+        Returns:
+            `output` `[b, *out, c]` and `{"theta": [b, num_params], "grid": [b, *out, n],
+            "output": output}`; under `jit` what is not used is not computed.
+        """
+        features = self.localisation(images)
+        theta = self.localisation_regression(features.astype(jnp.float32))
+        shape = tuple(self.output_shape or images.shape[1:-1])
+
+        def warp(image: jax.Array, theta: jax.Array) -> jax.Array:
+            return spatial_transform(
+                image,
+                theta,
+                self.transform,
+                output_shape=shape,
+                mode=self.mode,
+                padding_mode=self.padding_mode,
+                align_corners=self.align_corners,
+                fill=self.fill,
+            )
+
+        def grid(theta: jax.Array) -> jax.Array:
+            return transform_grid(theta, self.transform, shape, align_corners=self.align_corners)
+
+        output = jax.vmap(warp)(jnp.asarray(images), theta)
+        return output, {"theta": theta, "grid": jax.vmap(grid)(theta), "output": output}
+
+
+class ParallelTransformers(nn.Module):
+    """Several transformers that look at the same images; their outputs are stacked as channels.
+
+    Attributes:
+        transformers: with outputs of one spatial shape.
+    """
+
+    transformers: Sequence[SpatialTransformer]
+
+    def __call__(self, images: Images) -> Float[jax.Array, "b out_h out_w channels"]:
+        """The outputs side by side, `[b, out_h, out_w, c * len(transformers)]`."""
+        return self.with_intermediates(images)[0]
+
+    def with_intermediates(
+        self, images: Images
+    ) -> tuple[Float[jax.Array, "b out_h out_w channels"], Intermediates]:
+        """As `__call__`, and the intermediates of transformer i under `transformer_i`."""
+        outputs, intermediates = zip(
+            *(transformer.with_intermediates(images) for transformer in self.transformers),
+            strict=True,
+        )
+        named = {f"transformer_{i}": each for i, each in enumerate(intermediates)}
+        return jnp.concatenate(outputs, axis=-1), named
+
+
+class SpatialTransformerNetwork(nn.Module):
+    """Modules in a row, with transformers anywhere among them.
+
+    A transformer in front of a network is `(transformer, network)`; two in series are `(first,
+    second, network)`; between layers, `(block, transformer, block, head)`; in parallel,
+    `(ParallelTransformers(...), network)`.
+
+    Attributes:
+        stages: each takes what the one before returns.
+    """
+
+    stages: Sequence[nn.Module]
+
+    def __call__(self, images: Images) -> tuple[Float[jax.Array, "b *shape"], Intermediates]:
+        """The last stage's output, and the intermediates of every transformer.
+
+        Returns:
+            The output, and a dictionary from `transformer_0`, `transformer_1`, ... in the order of
+            the stages to each transformer's own (see `SpatialTransformer.with_intermediates`).
+        """
+        output, found = jnp.asarray(images), []
+        for stage in self.stages:
+            if isinstance(stage, SpatialTransformer):
+                output, intermediates = stage.with_intermediates(output)
+                found.append(intermediates)
+            elif isinstance(stage, ParallelTransformers):
+                output, named = stage.with_intermediates(output)
+                found.extend(named.values())
+            else:
+                output = stage(output)
+        return output, {f"transformer_{i}": each for i, each in enumerate(found)}
+
+
+def is_localisation(path: Sequence[Any]) -> bool:
+    """Whether a path in a tree of parameters leads into a localisation network."""
+    return any("localisation" in str(getattr(entry, "key", entry)) for entry in path)

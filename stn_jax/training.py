@@ -1,0 +1,222 @@
+"""Training as pure functions: a state, a step, many steps in one program, an evaluation.
+
+What is trained is given by an objective, `(params, batch, key) -> values per example`, and an optax
+transformation; nothing here knows of networks, images or transformers. Data is a dictionary of
+arrays with one leading axis, kept on the device as a whole.
+
+Randomness is counted, not carried: step i of a run draws from `fold_in(key, i)` and the order of
+epoch j from `fold_in(key, j)` of a key of its own. A state restored from a checkpoint therefore
+continues as if nothing had happened.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+Params = Any
+Batch = dict[str, Array]
+Values = dict[str, Float[Array, " b"]]
+Means = dict[str, Float[Array, ""]]
+# Per-example values of a batch, of which "loss" is minimised; no key means evaluation.
+Objective = Callable[[Params, Batch, PRNGKeyArray | None], Values]
+# What becomes of a batch before the objective sees it, given a key for each of its examples.
+Prepare = Callable[[PRNGKeyArray, Batch], Batch]
+
+
+class TrainState(NamedTuple):
+    """All that a run carries from step to step.
+
+    Attributes:
+        step: how many steps were taken.
+        params: a pytree of parameters.
+        opt_state: the optax transformation's state.
+        key: the run's randomness, the same at every step.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: optax.OptState
+    key: PRNGKeyArray
+
+
+def init_state(
+    key: PRNGKeyArray, params: Params, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
+
+
+def classification(
+    apply_fn: Callable[[Params, Array, PRNGKeyArray | None], tuple[Array, Any]],
+    measure: Callable[[Any], Values] | None = None,
+) -> Objective:
+    """The objective of classifying `batch["image"]` as `batch["label"]`.
+
+    Args:
+        apply_fn: `(params, images, key) -> (logits [b, classes], intermediates)`.
+        measure: per-example values to report of the intermediates.
+
+    Returns:
+        An objective with the values `loss` (cross-entropy in nats), `error` (0 or 1) and
+        `measure`'s.
+    """
+
+    def objective(params: Params, batch: Batch, key: PRNGKeyArray | None) -> Values:
+        logits, intermediates = apply_fn(params, batch["image"], key)
+        labels = batch["label"]
+        values = {
+            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
+            "error": (jnp.argmax(logits, axis=-1) != labels).astype(jnp.float32),
+        }
+        return values | (measure(intermediates) if measure else {})
+
+    return objective
+
+
+def scale_updates(
+    factor: float, selects: Callable[[Sequence[Any]], bool]
+) -> optax.GradientTransformation:
+    """Scales the updates of some parameters: chained after an optimiser, a learning rate of theirs.
+
+    Args:
+        factor: by which updates are multiplied.
+        selects: whether a parameter's path in the tree is meant.
+    """
+
+    def mask(params: Params) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: selects(path), params)
+
+    return optax.masked(optax.scale(factor), mask)
+
+
+def train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+) -> tuple[TrainState, Means]:
+    """One step of gradient descent on the mean loss of a batch.
+
+    Returns:
+        The next state, and the batch's means of the objective's values with the norm of the
+        gradient as `gradient_norm`.
+    """
+
+    def loss(params: Params) -> tuple[Array, Values]:
+        values = objective(params, batch, jax.random.fold_in(state.key, state.step))
+        return jnp.mean(values["loss"]), values
+
+    gradients, values = jax.grad(loss, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    means = jax.tree.map(jnp.mean, values) | {"gradient_norm": optax.tree.norm(gradients)}
+    return TrainState(state.step + 1, params, opt_state, state.key), means
+
+
+def epoch_order(
+    key: PRNGKeyArray, epoch: Int[Array, ""] | int, num_examples: int, batch_size: int
+) -> Int[Array, "steps b"]:
+    """The examples of each batch of an epoch, in a new order each epoch.
+
+    Examples that do not fill a last batch are left out of this epoch.
+
+    Raises:
+        ValueError: if there are fewer examples than a batch holds.
+    """
+    steps = num_examples // batch_size
+    if not 1 <= batch_size <= num_examples:
+        raise ValueError(
+            f"batch_size must be between 1 and the number of examples, {num_examples}; "
+            f"got {batch_size}"
+        )
+    order_key = jax.random.fold_in(jax.random.fold_in(key, 0x0DE5), epoch)
+    order = jax.random.permutation(order_key, num_examples)
+    return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+def train_steps(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    prepare: Prepare,
+    state: TrainState,
+    data: Batch,
+    order: Int[Array, "steps b"],
+) -> tuple[TrainState, dict[str, Float[Array, " steps"]]]:
+    """Many steps in one program: step i takes the examples `order[i]` of the data.
+
+    Returns:
+        The state after them, and each step's means.
+    """
+
+    def body(state: TrainState, indices: Array) -> tuple[TrainState, Means]:
+        step_key = jax.random.fold_in(jax.random.fold_in(state.key, 0xDA7A), state.step)
+        batch = prepare(jax.random.split(step_key, len(indices)), take(data, indices))
+        return train_step(objective, optimizer, state, batch)
+
+    return jax.lax.scan(body, state, order)
+
+
+def take(data: Batch, indices: Int[Array, " b"]) -> Batch:
+    """The examples at `indices`."""
+    return jax.tree.map(lambda array: jnp.take(array, indices, axis=0), data)
+
+
+def fit(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    prepare: Prepare,
+    state: TrainState,
+    data: Batch,
+    *,
+    num_epochs: int,
+    batch_size: int,
+) -> tuple[TrainState, dict[str, Float[Array, "epochs steps"]]]:
+    """A whole training as one pure function, to be jitted, or mapped over states.
+
+    Continues from the state's own step.
+
+    Returns:
+        The state after `num_epochs` more epochs, and each step's means.
+    """
+    num_examples = len(jax.tree.leaves(data)[0])
+    first_epoch = state.step // (num_examples // batch_size)
+
+    def epoch(state: TrainState, index: Array) -> tuple[TrainState, Means]:
+        order = epoch_order(state.key, first_epoch + index, num_examples, batch_size)
+        return train_steps(objective, optimizer, prepare, state, data, order)
+
+    return jax.lax.scan(epoch, state, jnp.arange(num_epochs))
+
+
+def evaluate(
+    objective: Objective,
+    prepare: Prepare,
+    params: Params,
+    data: Batch,
+    key: PRNGKeyArray,
+    *,
+    batch_size: int,
+) -> Means:
+    """The means of the objective's values over every example, each counted once.
+
+    Example i is prepared with `fold_in(key, i)`, whatever the size of a batch.
+    """
+    num_examples = len(jax.tree.leaves(data)[0])
+    batch_size = min(batch_size, num_examples)
+    steps = -(-num_examples // batch_size)
+    # The last batch is filled up with examples from the start that do not count.
+    positions = jnp.arange(steps * batch_size).reshape(steps, batch_size)
+
+    def batch_sums(positions: Int[Array, " b"]) -> Means:
+        indices = positions % num_examples
+        counts: Bool[Array, " b"] = positions < num_examples
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
+        values = objective(params, prepare(keys, take(data, indices)), None)
+        return jax.tree.map(lambda each: jnp.sum(jnp.where(counts, each, 0)), values)
+
+    sums = jax.lax.map(batch_sums, positions)
+    return jax.tree.map(lambda each: jnp.sum(each) / num_examples, sums)

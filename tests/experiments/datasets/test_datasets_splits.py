@@ -1,0 +1,50 @@
+"""Validation splits."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.datasets import DatasetError, Split
+from experiments.datasets.splits import cut_validation, stratified_mask
+
+LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(lambda x: np.array(x, np.int32))
+
+
+@settings(deadline=None)
+@given(labels=LABELS, data=st.data())
+def test_every_class_has_its_share(labels, data):
+    size = data.draw(st.integers(0, len(labels)))
+    mask = stratified_mask(labels, size, seed=3)
+    assert mask.sum() == size
+    for label in np.unique(labels):
+        share = size * np.mean(labels == label)
+        assert abs(mask[labels == label].sum() - share) < 1
+
+
+@settings(deadline=None)
+@given(labels=LABELS, data=st.data(), seed=st.integers(0, 5))
+def test_cut_is_a_partition_in_order(labels, data, seed):
+    size = data.draw(st.integers(0, len(labels) - 1))
+    identity = np.arange(len(labels), dtype=np.float32).reshape(-1, 1, 1, 1)
+    train, validation = cut_validation(Split(identity, labels), size, seed)
+    assert len(validation) == size
+    left, right = train.images.ravel(), validation.images.ravel()
+    assert (np.diff(left) > 0).all()
+    assert (np.diff(right) > 0).all()
+    assert sorted([*left, *right]) == identity.ravel().tolist()
+    np.testing.assert_array_equal(labels[left.astype(int)], train.labels)
+
+
+def test_seed_decides():
+    labels = np.arange(100) % 10
+    masks = [stratified_mask(labels, 30, seed) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(masks[0], masks[1])
+    assert (masks[0] != masks[2]).any()
+
+
+@pytest.mark.parametrize("size", [-1, 4, 5])
+def test_training_examples_must_remain(size):
+    data = Split(np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4, np.int32))
+    with pytest.raises(DatasetError, match=f"validation_size is {size}; expected 0 to 3"):
+        cut_validation(data, size, 0)

@@ -1,0 +1,105 @@
+"""Imports run one way, and each package knows only what it should."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Module (or package) -> what of the project it may import besides itself.
+LEAVES = ("stn_jax._types", "stn_jax._checks")
+ALLOWED = {
+    "stn_jax._types": (),
+    "stn_jax._checks": (),
+    "stn_jax.coordinates": LEAVES,
+    "stn_jax.transforms": LEAVES,
+    "stn_jax.sampling": (*LEAVES, "stn_jax.coordinates"),
+    "stn_jax.warping": (*LEAVES, "stn_jax.coordinates", "stn_jax.sampling", "stn_jax.transforms"),
+    "stn_jax.distortions": (*LEAVES, "stn_jax.transforms", "stn_jax.warping"),
+    "stn_jax.nn": (*LEAVES, "stn_jax.transforms", "stn_jax.warping"),
+    "stn_jax.training": (),
+    "experiments": ("stn_jax",),
+    "experiments.config": (),
+    "experiments.datasets": (),
+    "experiments.figures": (),
+}
+
+
+def modules() -> dict[str, pathlib.Path]:
+    found = {}
+    for package in ("stn_jax", "experiments"):
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_imports_run_one_way(name: str) -> None:
+    if name == "stn_jax":
+        return  # re-exports everything
+    home = max((key for key in ALLOWED if within(name, key)), key=len)
+    known = modules()
+    for imported in imports(known[name]) & set(known):
+        if imported in ("stn_jax", "experiments") and name.startswith("experiments"):
+            continue
+        allowed = (home, *ALLOWED[home])
+        assert any(within(imported, package) for package in allowed), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_only_nn_imports_flax_and_the_core_is_pure(name: str) -> None:
+    roots = {imported.split(".")[0] for imported in imports(modules()[name])}
+    if name.startswith("stn_jax"):
+        assert roots.isdisjoint({"os", "pathlib", "time", "random", "logging", "argparse", "tyro"})
+        if not within(name, "stn_jax.nn"):
+            assert "flax" not in roots
+    if name in ("experiments.config", "experiments.figures") or within(
+        name, "experiments.datasets"
+    ):
+        assert roots.isdisjoint({"jax", "flax", "stn_jax"})
+
+
+def run_python(code: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    return result.stdout
+
+
+def test_the_package_imports_without_the_extras() -> None:
+    extras = "tensorflow tensorflow_datasets matplotlib tyro tensorboardX sklearn beartype onnx"
+    code = (
+        f"import sys\nfor name in {extras.split()}: sys.modules[name] = None\n"
+        "import stn_jax; print(stn_jax.nn.CNN.__name__)"
+    )
+    assert run_python(code).strip() == "CNN"
+
+
+def test_help_needs_no_jax() -> None:
+    code = (
+        "import sys\nfrom experiments import train\n"
+        "try: train.main(['demo', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print('jax' in sys.modules, 'tensorflow_datasets' in sys.modules)"
+    )
+    assert run_python(code).strip().endswith("False False")

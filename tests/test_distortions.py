@@ -1,0 +1,129 @@
+"""The distortions are what the paper says, in distribution and pixel by pixel."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stn_jax import distortions, transforms
+
+SHAPE = (28, 28)
+KEYS = jax.random.split(jax.random.key(0), 500)
+BLOB = jnp.zeros((*SHAPE, 1)).at[9:19, 9:19].set(1.0)
+SIMPLE = {
+    "r": (distortions.r, SHAPE),
+    "rts": (distortions.rts, (42, 42)),
+    "p": (distortions.p, SHAPE),
+    "e": (distortions.e, SHAPE),
+    "t": (distortions.t, (84, 84)),
+}
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_pure_batched_and_of_the_canvas_size(name: str) -> None:
+    distort, canvas = SIMPLE[name]
+    batch = jax.jit(jax.vmap(distort, in_axes=(0, None)))(KEYS[:4], BLOB)
+    assert batch.shape == (4, *canvas, 1)
+    np.testing.assert_allclose(batch[1], distort(KEYS[1], BLOB), atol=1e-5)
+    assert not np.array_equal(batch[0], batch[1])
+    assert float(batch.min()) >= 0
+    assert float(batch.max()) <= 1 + 1e-6
+
+
+def angles_and_scales(thetas: jax.Array, canvas: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of affine thetas from a canvas to the image, in degrees and as magnification."""
+    m = np.asarray(jax.vmap(transforms.affine.matrix)(thetas))[:, :, :2] * SHAPE[0] / canvas
+    return (
+        np.degrees(np.arctan2(m[:, 1, 0], m[:, 0, 0])),
+        1 / np.sqrt(np.abs(np.linalg.det(m))),
+    )
+
+
+def test_r_turns_by_a_uniform_angle() -> None:
+    thetas = jax.vmap(lambda key: distortions.draw_r(key, SHAPE))(KEYS)
+    angles, scales = angles_and_scales(thetas, 28)
+    assert -90 <= angles.min() < -85
+    assert 85 < angles.max() <= 90
+    assert abs(angles.std() - 180 / math.sqrt(12)) < 3
+    np.testing.assert_allclose(scales, 1, atol=1e-5)
+
+
+def test_rts_turns_scales_and_places() -> None:
+    thetas = jax.vmap(lambda key: distortions.draw_rts(key, SHAPE))(KEYS)
+    angles, scales = angles_and_scales(thetas, 42)
+    assert np.abs(angles).max() <= 45
+    assert 0.7 <= scales.min() < 0.72
+    assert 1.18 < scales.max() <= 1.2 + 1e-6
+    # The canvas point that the image's centre goes to is where theta gives 0.
+    m = np.asarray(jax.vmap(transforms.affine.matrix)(thetas), np.float64)
+    centres = np.linalg.solve(m[:, :, :2], -m[:, :, 2:])[..., 0] * 21
+    assert np.abs(centres).max() <= 7 + 1e-4
+    assert centres.std() > 3.5
+
+
+def test_r_is_rigid_where_the_image_is_not_square() -> None:
+    theta = distortions.draw_r(KEYS[0], (20, 40))
+    to_px = np.asarray([20.0, 10.0])  # half the width, half the height
+    m = np.asarray(transforms.affine.matrix(theta))[:, :2] * to_px[:, None] / to_px
+    np.testing.assert_allclose(m @ m.T, np.eye(2), atol=1e-6)
+
+
+def test_p_moves_corners_by_sigma() -> None:
+    draw = functools.partial(distortions.draw_p, scale=(0.8, 0.8), sigma_px=2.0)
+    thetas = jax.vmap(lambda key: draw(key, SHAPE))(KEYS)
+    square = jnp.asarray([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    corners = jax.vmap(transforms.projective.warp, in_axes=(0, None))(thetas, square)
+    moved = (np.asarray(corners) - square / 0.8) * 14
+    assert abs(moved.mean()) < 0.15
+    assert abs(moved.std() - 2.0) < 0.1
+
+
+def test_e_moves_control_points_by_sigma() -> None:
+    draw = functools.partial(distortions.draw_e, scale=(0.8, 0.8), sigma_px=1.5)
+    thetas = jax.vmap(lambda key: draw(key, SHAPE))(KEYS)
+    controls = jnp.stack(
+        [g.ravel() for g in jnp.meshgrid(jnp.linspace(-1, 1, 4), jnp.linspace(-1, 1, 4))], -1
+    )
+    spline = transforms.thin_plate_spline((4, 4))
+    warped = jax.vmap(spline.warp, in_axes=(0, None))(thetas, controls)
+    moved = (np.asarray(warped) * 0.8 - controls) * 14
+    assert abs(moved.std() - 1.5) < 0.05
+
+
+def test_t_keeps_the_image_whole_and_reaches_the_edges() -> None:
+    images = jax.vmap(distortions.t, in_axes=(0, None))(KEYS[:100], jnp.ones((*SHAPE, 1)))
+    np.testing.assert_allclose(images.sum(axis=(1, 2, 3)), 28 * 28, rtol=1e-4)
+    assert float(images[:, :2].max()) > 0
+    assert float(images[:, -2:].max()) > 0
+
+
+def test_tc_adds_crops_of_the_others() -> None:
+    others = jnp.full((6, *SHAPE, 1), 0.5)
+    image = jnp.zeros((*SHAPE, 1)).at[5:20, 5:20].set(1.0)
+    cluttered = distortions.tc(KEYS[0], image, others)
+    placed = distortions.t(distortions.image_key(KEYS[0]), image, canvas=(60, 60))
+    assert cluttered.shape == (60, 60, 1)
+    np.testing.assert_array_equal(cluttered, jnp.maximum(cluttered, placed))
+    added = np.asarray(cluttered != placed)
+    assert 36 <= added.sum() <= 6 * 36
+    np.testing.assert_array_equal(np.asarray(cluttered)[added & (np.asarray(placed) == 0)], 0.5)
+
+
+def test_tc_without_others_is_t() -> None:
+    nothing = jnp.zeros((0, *SHAPE, 1))
+    np.testing.assert_array_equal(
+        distortions.tc(KEYS[0], BLOB, nothing),
+        distortions.t(distortions.image_key(KEYS[0]), BLOB, canvas=(60, 60)),
+    )
+
+
+@pytest.mark.parametrize("crop_size", [0, 29])
+def test_tc_errors(crop_size: int, unchecked: None) -> None:
+    others = jnp.ones((2, *SHAPE, 1))
+    with pytest.raises(ValueError, match="crop_size must be between 1 and 28"):
+        distortions.tc(KEYS[0], BLOB, others, crop_size=crop_size)
+    with pytest.raises(ValueError, match=r"others must have shape \[crops, h, w, 1\]"):
+        distortions.tc(KEYS[0], BLOB, jnp.ones((2, *SHAPE, 3)))

@@ -1,0 +1,182 @@
+"""Laws that every transformation obeys, at the identity, near it and far from it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stn_jax import spatial_transform, transforms
+
+LINEAR = [
+    transforms.translation,
+    transforms.rotation,
+    transforms.translation_scale,
+    transforms.similarity,
+    transforms.affine,
+    transforms.projective,
+    transforms.affine_3d,
+    transforms.rigid_3d,
+]
+SPLINES = [
+    transforms.thin_plate_spline(),
+    transforms.thin_plate_spline((2, 3)),
+    transforms.thin_plate_spline((3, 3), 0.1),
+]
+ALL = LINEAR + SPLINES
+DISTANCES = {"at the identity": 0.0, "near it": 1e-6, "far from it": 0.2}
+
+every = pytest.mark.parametrize("transform", ALL, ids=lambda t: f"{t.name}-{t.num_params}")
+linear = pytest.mark.parametrize("transform", LINEAR, ids=lambda t: t.name)
+distances = pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES.keys())
+
+
+def draw(transform: transforms.Transform, distance: float, seed: int = 0) -> jax.Array:
+    noise = np.random.default_rng(seed).normal(size=transform.num_params)
+    return jnp.asarray(transform.identity + distance * noise)
+
+
+def points_of(transform: transforms.Transform, seed: int = 1) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, (50, transform.ndim)))
+
+
+@every
+def test_the_identity_leaves_points_exactly(transform: transforms.Transform) -> None:
+    points = points_of(transform).astype(jnp.float32)
+    np.testing.assert_array_equal(transform.warp(transform.identity, points), points)
+
+
+@every
+def test_the_identity_is_flat_float32_and_read_only(transform: transforms.Transform) -> None:
+    assert transform.identity.shape == (transform.num_params,)
+    assert transform.identity.dtype == np.float32
+    with pytest.raises(ValueError, match="read-only"):
+        transform.identity[0] = 1
+
+
+@linear
+@distances
+def test_composition_is_one_warp_after_the_other(
+    transform: transforms.Transform, distance: float, x64: None
+) -> None:
+    a, b, points = draw(transform, distance, 1), draw(transform, distance, 2), points_of(transform)
+    composed = transform.warp(transform.compose(a, b), points)
+    np.testing.assert_allclose(composed, transform.warp(a, transform.warp(b, points)), atol=1e-12)
+
+
+@linear
+@distances
+def test_the_inverse_undoes(transform: transforms.Transform, distance: float, x64: None) -> None:
+    theta, points = draw(transform, distance), points_of(transform)
+    there = transform.warp(theta, points)
+    np.testing.assert_allclose(transform.warp(transform.inverse(theta), there), points, atol=1e-11)
+    neutral = transform.compose(transform.inverse(theta), theta)
+    np.testing.assert_allclose(neutral, transform.identity, atol=1e-12)
+
+
+@linear
+def test_the_matrix_is_the_warp(transform: transforms.Transform, x64: None) -> None:
+    theta, points = draw(transform, 0.2), points_of(transform)
+    ones = jnp.ones((len(points), 1))
+    mapped = jnp.concatenate([points, ones], axis=1) @ transform.matrix(theta).T
+    if transform.name == "projective":
+        mapped = mapped[:, :2] / mapped[:, 2:]
+    np.testing.assert_allclose(transform.warp(theta, points), mapped, atol=1e-13)
+
+
+@every
+@distances
+def test_jacobians_agree(transform: transforms.Transform, distance: float, x64: None) -> None:
+    theta, points = draw(transform, distance), points_of(transform)[:5]
+
+    def warp(theta: jax.Array) -> jax.Array:
+        return transform.warp(theta, points)
+
+    forward, reverse = jax.jacfwd(warp)(theta), jax.jacrev(warp)(theta)
+    np.testing.assert_allclose(forward, reverse, atol=1e-12)
+    step = 1e-6
+    for i in range(transform.num_params):
+        delta = step * jnp.zeros_like(theta).at[i].set(1)
+        numerical = (warp(theta + delta) - warp(theta - delta)) / (2 * step)
+        np.testing.assert_allclose(forward[..., i], numerical, atol=1e-8)
+
+
+@every
+@distances
+def test_second_derivatives_are_finite(transform: transforms.Transform, distance: float) -> None:
+    points = points_of(transform)[:3].astype(jnp.float32)
+    theta = draw(transform, distance).astype(jnp.float32)
+    hessian = jax.hessian(lambda theta: jnp.sum(transform.warp(theta, points) ** 2))(theta)
+    assert np.isfinite(hessian).all()
+
+
+@every
+def test_no_gradient_vanishes_at_the_identity(transform: transforms.Transform) -> None:
+    rng = np.random.default_rng(0)
+    shape = (9, 8, 1) if transform.ndim == 2 else (5, 7, 6, 1)
+    image, target = rng.normal(size=(2, *shape)).astype(np.float32)
+
+    def loss(theta: jax.Array) -> jax.Array:
+        return jnp.sum((spatial_transform(image, theta, transform) - target) ** 2)
+
+    gradient = jax.grad(loss)(jnp.asarray(transform.identity))
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).min() > 1e-3
+
+
+@every
+def test_batches_by_vmap(transform: transforms.Transform) -> None:
+    thetas = jnp.stack([draw(transform, 0.2, seed) for seed in range(3)]).astype(jnp.float32)
+    points = points_of(transform).astype(jnp.float32)
+    batched = jax.vmap(transform.warp, in_axes=(0, None))(thetas, points)
+    looped = jnp.stack([transform.warp(theta, points) for theta in thetas])
+    np.testing.assert_allclose(batched, looped, atol=1e-5)
+
+
+@every
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_theta_is_computed_in_float32(
+    transform: transforms.Transform, dtype: jnp.dtype
+) -> None:
+    points = points_of(transform).astype(jnp.float32)
+    assert transform.warp(draw(transform, 0.1).astype(dtype), points).dtype == jnp.float32
+
+
+@every
+def test_static_argument_of_jit(transform: transforms.Transform) -> None:
+    warp = jax.jit(lambda t, theta, p: t.warp(theta, p), static_argnums=0)
+    points = points_of(transform).astype(jnp.float32)
+    np.testing.assert_array_equal(warp(transform, transform.identity, points), points)
+    assert transform != ALL[ALL.index(transform) - 1]
+
+
+@every
+def test_errors_name_theta_and_points(transform: transforms.Transform, unchecked: None) -> None:
+    points, theta = np.zeros((2, transform.ndim), np.float32), transform.identity
+    with pytest.raises(ValueError, match=rf"theta of {transform.name} must have shape"):
+        transform.warp(np.zeros(transform.num_params + 1, np.float32), points)
+    with pytest.raises(ValueError, match=r"theta of .* must be of a floating dtype; got int32"):
+        transform.warp(theta.astype(np.int32), points)
+    with pytest.raises(ValueError, match=rf"points of {transform.name} must have shape"):
+        transform.warp(theta, np.zeros((2, 5), np.float32))
+
+
+def test_rotation_by_its_angle() -> None:
+    quarter = jnp.asarray([np.pi / 2], jnp.float32)
+    turned = transforms.rotation.warp(quarter, jnp.asarray([[1.0, 0.0]]))
+    np.testing.assert_allclose(turned, [[0, 1]], atol=1e-7)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-5, 1.0, 3.0, 3.1415926])
+def test_rigid_3d_rotates(angle: float, x64: None) -> None:
+    axis = np.asarray([1.0, 2.0, -2.0]) / 3
+    matrix = transforms.rigid_3d.matrix(jnp.concatenate([angle * axis, jnp.zeros(3)]))[:, :3]
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(np.linalg.det(matrix), 1, atol=1e-12)
+    np.testing.assert_allclose(np.trace(matrix), 1 + 2 * np.cos(angle), atol=1e-12)
+    np.testing.assert_allclose(matrix @ axis, axis, atol=1e-12)
+
+
+def test_rigid_3d_composition_wraps_past_half_a_turn(x64: None) -> None:
+    turn = jnp.asarray([0.0, 0.0, 2.5, 0.0, 0.0, 0.0])
+    composed = transforms.rigid_3d.compose(turn, turn)
+    np.testing.assert_allclose(composed[2], 5.0 - 2 * np.pi, atol=1e-12)
