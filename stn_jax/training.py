@@ -127,12 +127,12 @@ def epoch_order(
     Raises:
         ValueError: if there are fewer examples than a batch holds.
     """
-    steps = num_examples // batch_size
     if not 1 <= batch_size <= num_examples:
         raise ValueError(
             f"batch_size must be between 1 and the number of examples, {num_examples}; "
             f"got {batch_size}"
         )
+    steps = num_examples // batch_size
     order_key = jax.random.fold_in(jax.random.fold_in(key, 0x0DE5), epoch)
     order = jax.random.permutation(order_key, num_examples)
     return order[: steps * batch_size].reshape(steps, batch_size)
@@ -185,7 +185,7 @@ def fit(
     num_examples = len(jax.tree.leaves(data)[0])
     first_epoch = state.step // (num_examples // batch_size)
 
-    def epoch(state: TrainState, index: Array) -> tuple[TrainState, Means]:
+    def epoch(state: TrainState, index: Array) -> tuple[TrainState, dict[str, Array]]:
         order = epoch_order(state.key, first_epoch + index, num_examples, batch_size)
         return train_steps(objective, optimizer, prepare, state, data, order)
 

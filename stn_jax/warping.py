@@ -161,24 +161,19 @@ def _source_pixels(
     """
     source_scale = [half_extent(s, align_corners=align_corners) for s in reversed(input_shape)]
     target_scale = [centred_scale(s, align_corners=align_corners) for s in reversed(output_shape)]
-    targets = centred_pixels(output_shape)
     if transform.matrix is not None:
         matrix = _in_pixels(transform.matrix(theta), source_scale, target_scale)
-        centred = apply_matrix(matrix, targets)
+        centred = apply_matrix(matrix, centred_pixels(output_shape))
     else:
-        points = jnp.asarray(
-            target_points(output_shape, align_corners=align_corners),
-            jnp.promote_types(jnp.asarray(theta).dtype, jnp.float32),
-        )
-        displacement = (
-            transform.warp(jnp.asarray(theta), points) - points
-        )  # exactly 0 at the identity
-        centred = tuple(
-            target.astype(points.dtype) * (source / scale) + displacement[..., i] * source
-            for i, (target, source, scale) in enumerate(
-                zip(targets, source_scale, target_scale, strict=True)
+        points = target_points(output_shape, align_corners=align_corners)
+        points = jnp.asarray(points, jnp.promote_types(theta.dtype, jnp.float32))
+        displacement = transform.warp(theta, points) - points  # exactly 0 at the identity
+        centred = [
+            plane.astype(points.dtype) * (source / target) + displacement[..., i] * source
+            for i, (plane, source, target) in enumerate(
+                zip(centred_pixels(output_shape), source_scale, target_scale, strict=True)
             )
-        )
+        ]
     return tuple(
         jnp.broadcast_to(p + (size - 1) / 2, output_shape)
         for p, size in zip(centred, reversed(input_shape), strict=True)

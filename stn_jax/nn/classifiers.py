@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from stn_jax._types import Array
 from stn_jax.nn.layers import Conv, avg_pool, max_pool
-from stn_jax.nn.localisation import flatten
+from stn_jax.nn.localisation import flatten, torch_init
 
 Images = Float[Array, "b h w c"]
 Logits = Float[jax.Array, "b classes"]
@@ -44,15 +44,17 @@ class Head(nn.Module):
     Attributes:
         num_classes: the number of logits.
         dtype: of the computation.
+        kernel_init: initialiser of the weights.
     """
 
     num_classes: int
     dtype: Any = None
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *shape"]) -> Logits:
         """Logits `[b, num_classes]`."""
-        x = nn.Dense(self.num_classes, dtype=self.dtype)(flatten(x))
+        x = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=self.kernel_init)(flatten(x))
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -63,17 +65,19 @@ class ConvBlock(nn.Module):
         features: number of filters.
         kernel_size: side of the kernel; no padding.
         dtype: of the computation.
+        kernel_init: initialiser of the filters.
     """
 
     features: int
     kernel_size: int
     dtype: Any = None
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Images) -> Float[jax.Array, "b out_h out_w features"]:
         """Feature maps of half the size less half the kernel's."""
         kernel = (self.kernel_size, self.kernel_size)
-        x = Conv(self.features, kernel, padding="VALID", dtype=self.dtype)(x)
+        x = Conv(self.features, kernel, "VALID", dtype=self.dtype, kernel_init=self.kernel_init)(x)
         # ReLU commutes with the maximum, and costs a quarter after it.
         return nn.relu(max_pool(x, (2, 2)))
 
@@ -144,7 +148,7 @@ class CNN(nn.Module):
 
 
 class TutorialClassifier(nn.Module):
-    """The classifier of PyTorch's tutorial on spatial transformers, with its dropout.
+    """The classifier of PyTorch's tutorial on spatial transformers: its dropout, its weights.
 
     Attributes:
         num_classes: the number of logits.
@@ -159,9 +163,10 @@ class TutorialClassifier(nn.Module):
     @nn.compact
     def __call__(self, images: Images) -> Logits:
         """Logits `[b, num_classes]` of images `[b, h, w, c]`, at least 16 x 16."""
-        x = ConvBlock(10, 5, self.dtype)(images)
-        x = Conv(20, (5, 5), padding="VALID", dtype=self.dtype)(x)
+        options = {"dtype": self.dtype, "kernel_init": torch_init}
+        x = ConvBlock(10, 5, **options)(images)
+        x = Conv(20, (5, 5), padding="VALID", **options)(x)
         x = Dropout(self.dropout, by_channel=True)(x)
         x = nn.relu(max_pool(x, (2, 2)))
-        x = nn.relu(nn.Dense(50, dtype=self.dtype)(flatten(x)))
-        return Head(self.num_classes, self.dtype)(Dropout(self.dropout)(x))
+        x = nn.relu(nn.Dense(50, **options)(flatten(x)))
+        return Head(self.num_classes, **options)(Dropout(self.dropout)(x))

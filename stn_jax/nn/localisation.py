@@ -15,6 +15,10 @@ Images = Float[Array, "b h w c"]
 Features = Float[jax.Array, "b features"]
 
 
+# How PyTorch draws the weights of its layers: uniformly within 1 / sqrt(fan-in).
+torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
 def flatten(x: Float[Array, "b *shape"]) -> Features:
     """All axes but the first as one."""
     return jnp.reshape(x, (x.shape[0], -1))
@@ -34,8 +38,8 @@ class FCNLocalisationNetwork(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, images: Images) -> Features:
-        """Features `[b, features[-1]]` of images `[b, h, w, c]`."""
+    def __call__(self, images: Float[Array, "b *spatial c"]) -> Features:
+        """Features `[b, features[-1]]` of images or volumes `[b, *spatial, c]`."""
         x = flatten(images)
         for features in self.features:
             x = nn.relu(nn.Dense(features, dtype=self.dtype)(x))
@@ -74,6 +78,9 @@ class CNNLocalisationNetwork(nn.Module):
 class TutorialLocalisationNetwork(nn.Module):
     """The localisation network of PyTorch's tutorial on spatial transformers.
 
+    Its weights start as PyTorch's do. That is part of the network: with the usual, larger ones the
+    first gradients throw the frame off the image.
+
     Attributes:
         dtype: of the computation; parameters stay float32.
     """
@@ -83,8 +90,9 @@ class TutorialLocalisationNetwork(nn.Module):
     @nn.compact
     def __call__(self, images: Images) -> Features:
         """Features `[b, 32]` of images `[b, h, w, c]`, at least 28 x 28."""
-        x = Conv(8, (7, 7), padding="VALID", dtype=self.dtype)(images)
+        options = {"dtype": self.dtype, "kernel_init": torch_init}
+        x = Conv(8, (7, 7), padding="VALID", **options)(images)
         x = nn.relu(max_pool(x, (2, 2)))
-        x = Conv(10, (5, 5), padding="VALID", dtype=self.dtype)(x)
+        x = Conv(10, (5, 5), padding="VALID", **options)(x)
         x = nn.relu(max_pool(x, (2, 2)))
-        return nn.relu(nn.Dense(32, dtype=self.dtype)(flatten(x)))
+        return nn.relu(nn.Dense(32, **options)(flatten(x)))

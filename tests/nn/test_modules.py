@@ -1,0 +1,195 @@
+"""Transformers as modules: where they stand, what they start from, what they return."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from stn_jax import transforms
+from stn_jax.nn import (
+    CNN,
+    FCN,
+    AveragePool,
+    CNNLocalisationNetwork,
+    ConvBlock,
+    Dropout,
+    FCNLocalisationNetwork,
+    Head,
+    ParallelTransformers,
+    SpatialTransformer,
+    SpatialTransformerNetwork,
+    TutorialClassifier,
+    TutorialLocalisationNetwork,
+    is_localisation,
+)
+
+KEY = jax.random.key(0)
+IMAGES = jax.random.normal(KEY, (3, 28, 28, 1))
+
+
+def transformer(transform: transforms.Transform = transforms.affine, **options) -> nn.Module:
+    return SpatialTransformer(FCNLocalisationNetwork((8,)), transform, **options)
+
+
+@pytest.mark.parametrize(
+    "localisation",
+    [FCNLocalisationNetwork(), CNNLocalisationNetwork(), TutorialLocalisationNetwork()],
+    ids=lambda module: type(module).__name__,
+)
+@pytest.mark.parametrize(
+    "transform",
+    [transforms.affine, transforms.projective, transforms.thin_plate_spline()],
+    ids=lambda t: t.name,
+)
+def test_starts_at_the_identity_exactly(
+    localisation: nn.Module, transform: transforms.Transform
+) -> None:
+    module = SpatialTransformer(localisation=localisation, transform=transform)
+    output = module.apply(module.init(KEY, IMAGES), IMAGES)
+    np.testing.assert_array_equal(output, IMAGES)
+
+
+def test_every_parameter_of_the_regression_learns_from_the_start() -> None:
+    module = transformer()
+    params = module.init(KEY, IMAGES)["params"]
+    target = jnp.roll(IMAGES, 1, axis=2)
+    gradients = jax.grad(lambda p: jnp.sum((module.apply({"params": p}, IMAGES) - target) ** 2))(
+        params
+    )
+    regression = gradients["localisation_regression"]
+    assert np.abs(regression["bias"]).min() > 0
+    assert np.abs(regression["kernel"]).max() > 0
+
+
+def test_initial_theta_replaces_the_identity() -> None:
+    start = (0.5, 0.2, -0.2)
+    module = transformer(transforms.translation_scale, initial_theta=start)
+    variables = module.init(KEY, IMAGES)
+    _, found = module.apply(variables, IMAGES, method="with_intermediates")
+    np.testing.assert_allclose(found["theta"], np.tile(start, (3, 1)), rtol=1e-6)
+
+
+def test_output_shape_fill_and_intermediates() -> None:
+    module = transformer(output_shape=(14, 20), fill=-0.5, initial_theta=(1, 0, 9, 0, 1, 0))
+    variables = module.init(KEY, IMAGES)
+    output, found = module.apply(variables, IMAGES, method="with_intermediates")
+    assert {name: value.shape for name, value in found.items()} == {
+        "theta": (3, 6),
+        "grid": (3, 14, 20, 2),
+        "output": (3, 14, 20, 1),
+    }
+    np.testing.assert_array_equal(output, -0.5)  # theta looks far beyond the image
+
+
+def test_volumes_take_3d_transformations() -> None:
+    volumes = jax.random.normal(KEY, (2, 5, 6, 7, 1))
+    module = transformer(transforms.affine_3d)
+    output = module.apply(module.init(KEY, volumes), volumes)
+    np.testing.assert_array_equal(output, volumes)
+
+
+def test_half_precision_images_keep_float32_theta() -> None:
+    module = SpatialTransformer(FCNLocalisationNetwork(dtype=jnp.bfloat16), transforms.affine)
+    images = IMAGES.astype(jnp.bfloat16)
+    output, found = module.apply(module.init(KEY, images), images, method="with_intermediates")
+    assert found["theta"].dtype == jnp.float32
+    assert output.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(output, images)
+
+
+STACKS = {
+    "in front": (lambda: (transformer(), CNN(features=(4, 4))), 1),
+    "none": (lambda: (FCN(),), 0),
+    "in series": (lambda: (transformer(), transformer(), FCN()), 2),
+    "in parallel": (lambda: (ParallelTransformers([transformer(), transformer()]), FCN()), 2),
+    "between layers": (lambda: (ConvBlock(4, 9), transformer(), ConvBlock(4, 7), Head(10)), 1),
+    "shrinking": (lambda: (transformer(output_shape=(56, 56)), AveragePool(2), FCN()), 1),
+}
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_transformers_anywhere_in_a_network(name: str) -> None:
+    make, count = STACKS[name]
+    network = SpatialTransformerNetwork(make())
+    variables = network.init(KEY, IMAGES)
+    logits, found = jax.jit(network.apply)(variables, IMAGES)
+    assert logits.shape == (3, 10)
+    assert list(found) == [f"transformer_{i}" for i in range(count)]
+    for each in found.values():
+        assert set(each) == {"theta", "grid", "output"}
+
+
+def test_parallel_transformers_stack_channels() -> None:
+    module = ParallelTransformers([transformer(), transformer()])
+    two_channels = jnp.concatenate([IMAGES, -IMAGES], axis=-1)
+    output = module.apply(module.init(KEY, two_channels), two_channels)
+    np.testing.assert_array_equal(output, jnp.concatenate([two_channels] * 2, axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("module", "count"),
+    [
+        (FCN(), 28 * 28 * 128 + 128 + 128 * 128 + 128 + 1290),
+        (CNN(), 9 * 9 * 32 + 32 + 7 * 7 * 32 * 32 + 32 + 2 * 2 * 32 * 10 + 10),
+        (TutorialClassifier(), 260 + 5020 + 320 * 50 + 50 + 510),
+        (TutorialLocalisationNetwork(), 7 * 7 * 8 + 8 + 5 * 5 * 8 * 10 + 10 + 90 * 32 + 32),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else str(value),
+)
+def test_number_of_parameters(module: nn.Module, count: int) -> None:
+    params = module.init(KEY, IMAGES)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+def test_localisation_parameters_are_found_by_path() -> None:
+    network = SpatialTransformerNetwork((transformer(), FCN()))
+    params = network.init(KEY, IMAGES)["params"]
+    chosen = jax.tree_util.tree_map_with_path(lambda path, _: is_localisation(path), params)
+    assert all(jax.tree.leaves(chosen["stages_0"]))
+    assert not any(jax.tree.leaves(chosen["stages_1"]))
+
+
+def test_dropout_needs_its_key() -> None:
+    ones = jnp.ones((2, 4, 4, 50))
+    plain, by_channel = Dropout(0.5), Dropout(0.5, by_channel=True)
+    np.testing.assert_array_equal(plain.apply({}, ones), ones)
+    dropped = plain.apply({}, ones, rngs={"dropout": KEY})
+    assert set(np.unique(dropped)) == {0.0, 2.0}
+    channels = np.asarray(by_channel.apply({}, ones, rngs={"dropout": KEY}))
+    assert set(np.unique(channels)) == {0.0, 2.0}
+    assert (channels == channels[:, :1, :1]).all()
+
+
+def test_bfloat16_networks_keep_float32_parameters_and_logits() -> None:
+    for module in (FCN(dtype=jnp.bfloat16), CNN(dtype=jnp.bfloat16)):
+        variables = module.init(KEY, IMAGES)
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+        logits = module.apply(variables, IMAGES)
+        assert logits.dtype == jnp.float32
+
+
+def test_a_population_is_a_vmap() -> None:
+    network = SpatialTransformerNetwork((transformer(), CNN(features=(4, 4))))
+    keys = jax.random.split(KEY, 3)
+    members = jax.vmap(network.init, in_axes=(0, None))(keys, IMAGES)
+    logits, _ = jax.vmap(network.apply, in_axes=(0, None))(members, IMAGES)
+    alone, _ = network.apply(network.init(keys[1], IMAGES), IMAGES)
+    np.testing.assert_allclose(logits[1], alone, atol=1e-5)
+
+
+def test_inside_an_nnx_model() -> None:
+    class Model(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.transformer = nnx.bridge.ToNNX(transformer(), rngs=rngs).lazy_init(IMAGES)
+            self.linear = nnx.Linear(28 * 28, 10, rngs=rngs)
+
+        def __call__(self, images: jax.Array) -> jax.Array:
+            return self.linear(self.transformer(images).reshape(len(images), -1))
+
+    model = Model(nnx.Rngs(0))
+    gradients = nnx.grad(lambda model: jnp.sum(model(IMAGES) ** 2))(model)
+    regression = gradients["transformer"]["localisation_regression"]
+    assert model(IMAGES).shape == (3, 10)
+    assert np.abs(regression["bias"][...]).min() > 0

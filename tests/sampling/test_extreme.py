@@ -1,0 +1,238 @@
+"""Coordinates that are not numbers, not finite or far beyond any image; pixels that are not."""
+
+import functools
+import itertools
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import stn_jax
+from tests import oracles
+
+OPTIONS = [
+    {"mode": mode, "padding_mode": padding_mode, "align_corners": align_corners}
+    for mode, padding_mode, align_corners in itertools.product(
+        oracles.MODES, oracles.PADDING_MODES, (False, True)
+    )
+]
+every_option = pytest.mark.parametrize(
+    "options", OPTIONS, ids=lambda o: "-".join(str(value) for value in o.values())
+)
+HUGE = [1e9, 3e9, 2.0**31, 2.0**32, 1e20, 3e38, 1e38]
+NOT_FINITE = [np.nan, np.inf, -np.inf]
+
+
+def sample_and_gradients(image: jax.Array, points: jax.Array, **options: Any) -> Any:
+    """Output, image gradient and point gradient of the sum of all outputs."""
+    output, vjp = jax.vjp(functools.partial(stn_jax.grid_sample, **options), image, points)
+    return output, *vjp(jnp.ones_like(output))
+
+
+@functools.cache
+def compiled(**options: Any) -> Any:
+    return jax.jit(functools.partial(sample_and_gradients, **options))
+
+
+def run(
+    image: Any, points: Any, dtype: Any = jnp.float32, jit: bool = False, **options: Any
+) -> list[np.ndarray]:
+    """Compiled only where it is called often: whole programs are no two tests' in common."""
+    function = compiled(**options) if jit else functools.partial(sample_and_gradients, **options)
+    return [np.asarray(a) for a in function(jnp.asarray(image, dtype), jnp.asarray(points, dtype))]
+
+
+def random_image(*spatial: int) -> np.ndarray:
+    return np.random.default_rng(len(spatial)).uniform(1.0, 2.0, (*spatial, 2))
+
+
+@every_option
+@pytest.mark.parametrize("spatial", [(4, 5), (2, 3, 4)], ids=str)
+def test_non_finite(options: dict[str, Any], spatial: tuple[int, ...]) -> None:
+    """One axis or all of them: `fill`, the first pixel or the edge, as the oracle has it.
+
+    The gradient to the coordinate is exactly 0; a finite neighbour keeps its own.
+    """
+    n, image = len(spatial), random_image(*spatial)
+    finite = (0.3, -0.2, 0.1)[:n]
+    points = np.array(
+        [finite]
+        + [
+            [value if axis in axes else finite[axis] for axis in range(n)]
+            for value in NOT_FINITE
+            for count in range(1, n + 1)
+            for axes in itertools.combinations(range(n), count)
+        ]
+    )
+    output, to_image, to_points = run(image, points, **options)
+    expected = oracles.grid_sample(image, points, **options)
+    gradients = oracles.grid_sample_vjp(image, points, np.ones_like(expected), **options)
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(to_image, gradients[0], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(to_points, gradients[1], rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(to_points[~np.isfinite(points)], 0.0)
+
+
+def test_the_rules_in_words() -> None:
+    """What the oracle above encodes, spelled out on a row 1, 2, 3, 4."""
+    row = np.arange(1.0, 5.0).reshape(1, 4, 1)
+    points = [[value, 0.0] for value in (np.nan, np.inf, -np.inf)]
+    expected = {"zeros": [9, 9, 9], "border": [1, 4, 1], "reflection": [1, 1, 1]}
+    for mode, (padding_mode, values) in itertools.product(oracles.MODES, expected.items()):
+        output, _, gradient = run(row, points, mode=mode, padding_mode=padding_mode, fill=9.0)
+        np.testing.assert_array_equal(output.ravel(), values)
+        np.testing.assert_array_equal(gradient[:, 0], 0.0)
+
+
+@every_option
+def test_huge(options: dict[str, Any]) -> None:
+    """Beyond every integer type: no wrapped index, nothing but values of the image or zero."""
+    image = random_image(4, 5)
+    coordinates = [s * v for v in HUGE for s in (1, -1)]
+    points = np.array([[x, y] for c in coordinates for x, y in ((c, 0.3), (0.3, c), (c, c))])
+    output, to_image, to_points = run(image, points, **options)
+    assert np.isfinite(to_image).all()
+    beyond = np.abs(points) >= 1e9
+    np.testing.assert_array_equal(to_points[beyond & (options["padding_mode"] != "reflection")], 0)
+    assert np.isfinite(to_points).all()
+    if options["padding_mode"] == "reflection":
+        # Which pixel is beyond float32's resolution; that it is one (or a mixture) is not. The
+        # cubic kernel overshoots by at most its negative weights, a sixth on each axis.
+        overshoot = 0.5 if options["mode"] == "bicubic" else 0.0
+        assert (output >= image.min() - overshoot - 1e-5).all()
+        assert (output <= image.max() + overshoot + 1e-5).all()
+    else:
+        expected = oracles.grid_sample(image, points, **options)
+        np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
+
+
+@every_option
+def test_huge_in_two_and_three_dimensions(options: dict[str, Any]) -> None:
+    """A volume of one slice is its slice."""
+    image = random_image(4, 5)
+    special = [*HUGE, *(-v for v in HUGE), *NOT_FINITE, 0.1]
+    points = np.array([[x, y] for x, y in itertools.product(special, (0.3, special[0], np.nan))])
+    flat = run(image, points, **options)
+    deep = run(image[None], np.concatenate([points, np.zeros((len(points), 1))], -1), **options)
+    np.testing.assert_allclose(deep[0], flat[0], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(deep[1][0], flat[1], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(deep[2][:, :2], flat[2], rtol=0, atol=1e-4)
+
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, 1e-38, 2.0**31, -(2.0**31), *HUGE, *NOT_FINITE]
+coordinate = st.one_of(st.floats(width=32), st.floats(-4, 4, width=32), st.sampled_from(SPECIAL))
+
+
+@pytest.mark.parametrize("options", OPTIONS[::2] + OPTIONS[3::6], ids=str)
+@hypothesis.given(st.lists(coordinate, min_size=12, max_size=12))
+@hypothesis.settings(deadline=None, max_examples=50, derandomize=True, database=None)
+def test_total(options: dict[str, Any], coordinates: list[float]) -> None:
+    """Any float32 at all: finite outputs and gradients, and values that the image can make."""
+    image = random_image(4, 5)
+    points = np.array(coordinates, np.float32).reshape(6, 2)
+    output, to_image, to_points = run(image, points, jit=True, **options)
+    assert np.isfinite(output).all()
+    assert np.isfinite(to_image).all()
+    assert np.isfinite(to_points).all()
+    assert (to_points[~np.isfinite(points)] == 0).all()
+    low = 0.0 if options["padding_mode"] == "zeros" else image.min()
+    overshoot = 1.0 if options["mode"] == "bicubic" else 0.0
+    assert (output >= low - overshoot - 1e-5).all()
+    assert (output <= image.max() + overshoot + 1e-5).all()
+
+
+@every_option
+def test_other_points_are_untouched(options: dict[str, Any]) -> None:
+    """A bad point in a batch of points changes no other output, nor another point's gradient."""
+    image = random_image(4, 5)
+    good = np.random.default_rng(0).uniform(-1.2, 1.2, (9, 2))
+    bad = good.copy()
+    bad[[2, 4, 6]] = [[np.nan, 0.1], [np.inf, -np.inf], [0.2, 1e30]]
+    rest = np.isin(np.arange(9), (2, 4, 6), invert=True)
+    before, after = run(image, good, **options), run(image, bad, **options)
+    np.testing.assert_array_equal(after[0][rest], before[0][rest])
+    np.testing.assert_array_equal(after[2][rest], before[2][rest])
+
+
+@pytest.mark.parametrize("pixel", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("mode", oracles.MODES)
+def test_bad_pixel_does_not_leak_outside(mode: str, pixel: float) -> None:
+    """A sample whose taps all lie outside is `fill`, whatever the pixels that it clamps to."""
+    image = np.full((3, 4, 1), pixel)
+    points = [[-3.0, -3.0], [3.0, 0.0], [0.0, 5.0], [np.nan, 0.0], [np.inf, 0.0], [1e30, 1e30]]
+    for align_corners, fill in itertools.product((False, True), (0.0, 2.0)):
+        output, _, gradient = run(image, points, mode=mode, align_corners=align_corners, fill=fill)
+        np.testing.assert_array_equal(output, np.full((6, 1), fill))
+        np.testing.assert_array_equal(gradient, np.zeros((6, 2)))
+
+
+def test_bad_corner_pixel_half_outside() -> None:
+    """Only taps inside are read: the good pixels beside an outside that clamps to a bad one."""
+    image = np.ones((4, 4, 1))
+    image[0, 0] = np.nan
+    # Position (-0.5, 2.0): taps at x = -1, which clamps to column 0, and at x = 0 of row 2.
+    points = np.array([[oracles.normalise(-0.5, 4, False), oracles.normalise(2.0, 4, False)]])
+    output, _, gradient = run(image, points)
+    np.testing.assert_array_equal(output, [[0.5]])
+    # Two pixels a unit in x; in y the step from row 2 to row 3 is none.
+    np.testing.assert_array_equal(gradient, [[2.0, 0.0]])
+
+
+@pytest.mark.parametrize("pixel", [np.nan, np.inf])
+def test_bad_neighbour_inside_leaks(pixel: float) -> None:
+    """A tap inside with weight zero is read, as in PyTorch: zero times a NaN is a NaN."""
+    image = np.ones((1, 4, 1))
+    image[0, 2] = pixel
+    # Exactly on pixel 1, whose right neighbour has weight zero; pixel 3 has none inside.
+    points = np.stack([oracles.normalise([1, 3, 0], 4, False), np.zeros(3)], axis=-1)
+    output, _, _ = run(image, points)
+    np.testing.assert_array_equal(np.isnan(output.ravel()), [True, False, False])
+    nearest, _, _ = run(image, points, mode="nearest")
+    np.testing.assert_array_equal(nearest.ravel(), [1.0, 1.0, 1.0])
+
+
+@every_option
+def test_zeros_and_denormals(options: dict[str, Any]) -> None:
+    """Minus zero, plus zero and the least floats are one coordinate."""
+    tiny = [0.0, -0.0, 1e-45, -1e-45, 1e-39, -1e-39]
+    points = [[x, y] for x in tiny for y in tiny]
+    # Sizes whose middle is no tie, where the least float might decide.
+    image = random_image(5, 3)
+    output, _, to_points = run(image, points, **options)
+    np.testing.assert_array_equal(output, np.broadcast_to(output[:1], output.shape))
+    np.testing.assert_array_equal(to_points, np.broadcast_to(to_points[:1], to_points.shape))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("padding_mode", oracles.PADDING_MODES)
+def test_bad_theta(padding_mode: str, bad: float) -> None:
+    """Through spatial_transform: a diverged network gives a finite picture and no crash."""
+    image = jnp.asarray(random_image(6, 5), jnp.float32)
+
+    @jax.jit
+    def warp(theta: jax.Array) -> jax.Array:
+        return stn_jax.spatial_transform(
+            image, theta, stn_jax.transforms.affine, padding_mode=padding_mode
+        )
+
+    for entry in range(6):
+        theta = jnp.asarray([1.0, 0, 0, 0, 1.0, 0]).at[entry].set(bad)
+        assert np.isfinite(warp(theta)).all()
+
+
+def test_float64_coordinates_beyond_float32() -> None:
+    image = random_image(4, 5)
+    points = np.array([[1e300, 0.1], [-1e300, 0.1], [0.1, 1e308], [-1.7e308, 1.7e308]])
+    with jax.enable_x64(True):
+        for options in OPTIONS:
+            output, to_image, to_points = run(image, points, jnp.float64, **options)
+            assert np.isfinite(output).all()
+            assert np.isfinite(to_image).all()
+            assert np.isfinite(to_points).all()
+            if options["padding_mode"] != "reflection":
+                expected = oracles.grid_sample(image, points, **options)
+                np.testing.assert_allclose(output, expected, rtol=0, atol=1e-12)

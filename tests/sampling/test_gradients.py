@@ -1,0 +1,286 @@
+"""Derivatives of the sampler: numerical, one-sided, transposed, forward, second order."""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import stn_jax
+from tests import oracles
+
+FAMILIES = [
+    {"mode": mode, "padding_mode": padding_mode, "align_corners": align_corners}
+    for mode, padding_mode, align_corners in itertools.product(
+        oracles.MODES, oracles.PADDING_MODES, (False, True)
+    )
+]
+SMOOTH = [options for options in FAMILIES if options["mode"] != "nearest"]
+# One family for each mode and padding, the conventions alternating: the slower laws.
+FEW = [options for i, options in enumerate(SMOOTH) if i % 4 in (0, 3)]
+
+
+def families(options: list[dict[str, Any]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "options", options, ids=lambda o: "-".join(str(v) for v in o.values())
+    )
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Any:
+    """Finite differences need it."""
+    with jax.enable_x64(True):
+        yield
+
+
+def between_pixels(
+    shape: tuple[int, ...], count: int, align_corners: bool, reach: float = 1.6
+) -> np.ndarray:
+    """Random points at least 0.05 px from every position where a derivative may jump."""
+    random = np.random.default_rng(len(shape))
+    axes = []
+    for size in reversed(shape):
+        low, high = -reach * size, (1 + reach) * size
+        # Whole and half pixels hold all kinks: taps, borders and both kinds of mirrors.
+        half = np.floor(random.uniform(2 * low, 2 * high, count))
+        position = (half + random.uniform(0.1, 0.9, count)) / 2
+        axes.append(oracles.normalise(position, size, align_corners))
+    return np.stack(axes, axis=-1)
+
+
+def differences(function: Callable[[np.ndarray], Any], at: np.ndarray, step: float) -> np.ndarray:
+    """d function / d at, [*output, *at], central differences."""
+    columns = []
+    for index in np.ndindex(at.shape):
+        up, down = at.copy(), at.copy()
+        up[index] += step
+        down[index] -= step
+        columns.append((np.asarray(function(up)) - np.asarray(function(down))) / (2 * step))
+    stacked = np.stack(columns, axis=-1)
+    return stacked.reshape(*stacked.shape[:-1], *at.shape)
+
+
+def on_a_row(options: dict[str, Any]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Sampling of five pixels in a row at pixel positions, corners aligned: exact in float64."""
+
+    def sample(row: jax.Array, position: jax.Array) -> jax.Array:
+        points = jnp.stack([position / 2 - 1, jnp.zeros_like(position)], axis=-1)
+        return stn_jax.grid_sample(row[None, :, None], points, align_corners=True, **options)[:, 0]
+
+    return sample
+
+
+@families(SMOOTH)
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 3)], ids=str)
+def test_finite_differences(options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(*shape, 2)))
+    points = jnp.asarray(between_pixels(shape, 25, options["align_corners"]))
+    weights = np.random.default_rng(1).normal(size=(25, 2))
+
+    def per_point(points: jax.Array) -> jax.Array:
+        return (stn_jax.grid_sample(image, points, **options) * weights).sum(-1)
+
+    gradient, step = jax.grad(lambda p: per_point(p).sum())(points), 1e-6
+    # A point moves only its own output, so all points step together along one axis.
+    for axis in range(len(shape)):
+        shift = step * np.eye(len(shape))[axis]
+        slope = (per_point(points + shift) - per_point(points - shift)) / (2 * step)
+        np.testing.assert_allclose(gradient[:, axis], slope, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("mode", "padding_mode", "expected"),
+    [
+        ("bilinear", "zeros", [1, 3, 5, 7, -16]),
+        ("bilinear", "border", [0, 3, 5, 7, 0]),
+        ("bilinear", "reflection", [0, 3, 5, 7, 0]),
+        ("bicubic", "zeros", [0.75, 3, 6, 9, -6.75]),
+        ("bicubic", "border", [0.75, 3, 6, 9, 5.25]),
+        ("bicubic", "reflection", [0, 3, 6, 9, 0]),
+        ("nearest", "zeros", [0, 0, 0, 0, 0]),
+        ("nearest", "border", [0, 0, 0, 0, 0]),
+        ("nearest", "reflection", [0, 0, 0, 0, 0]),
+    ],
+)
+def test_on_pixels_known(mode: str, padding_mode: str, expected: list[float]) -> None:
+    """PyTorch's numbers for 0, 1, 4, 9, 16: the right derivative, and none at a clipped end."""
+    sample = on_a_row({"mode": mode, "padding_mode": padding_mode})
+    row = jnp.asarray([0.0, 1.0, 4.0, 9.0, 16.0])
+    for derivative in (jax.grad, jax.jacfwd):
+        gradient = derivative(lambda p: sample(row, p).sum())(jnp.arange(5.0))
+        np.testing.assert_array_equal(gradient, expected)
+
+
+def test_around_the_border() -> None:
+    """None on the border, the slope inside by the least step there is, none outside."""
+    sample = on_a_row({"padding_mode": "border"})
+    row = jnp.asarray([0.0, 1.0, 4.0, 9.0, 16.0])
+    # Steps in the normalised coordinate, where 2^-52 is the least at 1.
+    step = 2 * 2.0**-52
+    position = jnp.asarray([-step, 0.0, step, 4 - step, 4.0, 4 + 2 * step])
+    gradient = jax.grad(lambda p: sample(row, p).sum())(position)
+    np.testing.assert_allclose(gradient, [0, 0, 1, 7, 0, 0], rtol=0, atol=1e-12)
+
+
+@families(FAMILIES)
+def test_image_gradient_is_the_transpose(options: dict[str, Any]) -> None:
+    """<sample(u), v> = <u, vjp(v)>, since sampling is linear in the image."""
+    random = np.random.default_rng(5)
+    points = jnp.asarray(random.uniform(-2, 2, (40, 2)))
+    u, image = jnp.asarray(random.normal(size=(2, 5, 4, 3)))
+    v = jnp.asarray(random.normal(size=(40, 3)))
+    sample = functools.partial(stn_jax.grid_sample, **options)
+    _, vjp = jax.vjp(lambda i: sample(i, points), image)
+    (scattered,) = vjp(v)
+    np.testing.assert_allclose((sample(u, points) * v).sum(), (u * scattered).sum(), atol=1e-12)
+    # Nothing is lost or made: weights sum to one, but for taps outside under zeros padding.
+    if options["padding_mode"] == "zeros":
+        weights = sample(jnp.ones_like(image), points)
+        np.testing.assert_allclose(scattered.sum(), (weights * v).sum(), atol=1e-12)
+        inside = oracles.grid_sample(np.ones((5, 4, 3)), points, **options)
+        np.testing.assert_allclose(weights, inside, atol=1e-12)
+    else:
+        np.testing.assert_allclose(scattered.sum(), v.sum(), atol=1e-12)
+
+
+@families(FAMILIES)
+def test_forward_mode_is_the_transpose_of_reverse(options: dict[str, Any]) -> None:
+    random = np.random.default_rng(6)
+    arguments = (
+        jnp.asarray(random.normal(size=(3, 4, 2))),
+        jnp.asarray(random.uniform(-2, 2, (12, 2))),
+    )
+    tangents = tuple(jnp.asarray(random.normal(size=a.shape)) for a in arguments)
+    cotangent = jnp.asarray(random.normal(size=(12, 2)))
+
+    sample = functools.partial(stn_jax.grid_sample, **options)
+    _, tangent = jax.jvp(sample, arguments, tangents)
+    _, vjp = jax.vjp(sample, *arguments)
+    forward = jnp.vdot(tangent, cotangent)
+    reverse = sum(jnp.vdot(a, b) for a, b in zip(vjp(cotangent), tangents, strict=True))
+    assert abs(float(forward)) > 1e-3
+    np.testing.assert_allclose(forward, reverse, rtol=1e-12, atol=1e-12)
+
+
+@families(SMOOTH)
+def test_second_derivatives(options: dict[str, Any]) -> None:
+    """The Hessian to (image, points), all four blocks, along a direction in each argument."""
+    random = np.random.default_rng(8)
+    image = jnp.asarray(random.normal(size=(3, 4, 2)))
+    points = jnp.asarray(between_pixels((3, 4), 4, options["align_corners"], reach=0.4))
+    weights = random.normal(size=(4, 2))
+
+    def loss(image: jax.Array, points: jax.Array) -> jax.Array:
+        # Squared, so that the image block is not zero either.
+        return ((stn_jax.grid_sample(image, points, **options) * weights) ** 2).sum()
+
+    hessian, gradient = jax.hessian(loss, (0, 1))(image, points), jax.grad(loss, (0, 1))
+    for i, at in enumerate((image, points)):
+        direction, step = random.normal(size=at.shape), 1e-6
+        up, down = (
+            gradient(*((at + s * direction, points) if i == 0 else (image, at + s * direction)))
+            for s in (step, -step)
+        )
+        for j in range(2):
+            actual = jnp.tensordot(hessian[j][i], direction, at.ndim)
+            numerical = (up[j] - down[j]) / (2 * step)
+            assert abs(numerical).max() > 1e-3
+            np.testing.assert_allclose(actual, numerical, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_reverse_over_reverse(mode: str) -> None:
+    """A gradient penalty: the gradient of a gradient's norm, in reverse twice."""
+    random = np.random.default_rng(9)
+    image = jnp.asarray(random.normal(size=(4, 5, 1)))
+    points = jnp.asarray(between_pixels((4, 5), 6, False, reach=0.0))
+
+    def penalty(points: jax.Array) -> jax.Array:
+        slopes = jax.grad(lambda p: stn_jax.grid_sample(image, p, mode=mode).sum())(points)
+        return (slopes**2).sum()
+
+    numerical = differences(penalty, np.asarray(points), 1e-6)
+    actual = jax.grad(penalty)(points)
+    assert abs(numerical).max() > 1e-2
+    np.testing.assert_allclose(actual, numerical, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("shape", [(8, 8), (7, 12)], ids=str)
+def test_theta_at_the_identity(shape: tuple[int, int], align_corners: bool) -> None:
+    """Where a spatial transformer starts: finite, no entry zero, the right-hand slope of each tap.
+
+    All positions are whole pixels there. A pixel's slope to x is the step to its right neighbour,
+    so d/dtheta is the sum of those steps times the target points, whatever way theta moves.
+    """
+    random = np.random.default_rng(10)
+    image, weights = random.normal(size=(2, *shape, 1))
+
+    def loss(theta: jax.Array) -> jax.Array:
+        output = stn_jax.spatial_transform(
+            jnp.asarray(image), theta, stn_jax.transforms.affine, align_corners=align_corners
+        )
+        return (output * weights).sum()
+
+    theta = jnp.asarray(stn_jax.transforms.affine.identity, jnp.float64)
+    gradient = jax.jit(jax.grad(loss))(theta)
+    points = oracles.affine_grid(np.eye(2, 3), shape, align_corners)
+    padded = np.pad(image[..., 0], ((0, 1), (0, 1)))
+    right, below = padded[:-1, 1:] - image[..., 0], padded[1:, :-1] - image[..., 0]
+    scale = [(n - 1) / 2 if align_corners else n / 2 for n in reversed(shape)]
+    slopes = np.stack([right * scale[0], below * scale[1]], axis=-1) * weights
+    ones = np.concatenate([points, np.ones((*shape, 1))], axis=-1)
+    expected = np.einsum("hwi,hwj->ij", slopes, ones).ravel()
+    assert np.all(np.abs(expected) > 1e-3)
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-9)
+
+
+def test_theta_translation_one_sided_difference() -> None:
+    """At the identity a step to the right gives the same slope; a step to the left does not."""
+    random = np.random.default_rng(12)
+    image, weights = random.normal(size=(2, 6, 9, 1))
+
+    @jax.jit
+    def loss(theta: jax.Array) -> jax.Array:
+        output = stn_jax.spatial_transform(
+            jnp.asarray(image), theta, stn_jax.transforms.translation
+        )
+        return (output * weights).sum()
+
+    gradient, step = jax.grad(loss)(jnp.zeros(2)), 1e-6
+    for axis in range(2):
+        shift = step * jnp.eye(2)[axis]
+        right = (loss(shift) - loss(0 * shift)) / step
+        left = (loss(0 * shift) - loss(-shift)) / step
+        np.testing.assert_allclose(gradient[axis], right, rtol=1e-6)
+        assert abs(float(left - right)) > 0.1
+
+
+@families(FEW)
+def test_checkpoint_changes_nothing(options: dict[str, Any]) -> None:
+    random = np.random.default_rng(13)
+    image = jnp.asarray(random.normal(size=(5, 4, 2)))
+    points = jnp.asarray(random.uniform(-1.5, 1.5, (20, 2)))
+
+    def loss(image: jax.Array, points: jax.Array) -> jax.Array:
+        return (stn_jax.grid_sample(image, points, **options) ** 2).sum()
+
+    plain = jax.grad(loss, (0, 1))(image, points)
+    again = jax.grad(jax.checkpoint(loss), (0, 1))(image, points)
+    for a, b in zip(plain, again, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.xfail(reason="every tap's values are kept, 13 numbers a channel and point")
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_memory_between_the_passes(mode: str) -> None:
+    """What reverse mode keeps grows with image and points, not with taps times channels."""
+    image, points = jnp.ones((8, 8, 32)), jnp.zeros((1000, 2))
+    _, vjp = jax.vjp(functools.partial(stn_jax.grid_sample, mode=mode), image, points)
+    kept = sum(leaf.size for leaf in jax.tree.leaves(vjp))
+    taps = 4 if mode == "bilinear" else 16
+    assert kept < image.size + 4 * taps * len(points), f"{kept} numbers are kept"

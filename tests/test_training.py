@@ -1,0 +1,139 @@
+"""Training: steps, order, evaluation, resuming; nothing is lost and nothing is counted twice."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from stn_jax import training
+
+KEY = jax.random.key(0)
+OPTIMIZER = optax.adam(1e-2)
+N = 103  # no multiple of a batch
+RNG = np.random.default_rng(0)
+DATA = {
+    "image": jnp.asarray(RNG.normal(size=(N, 4, 4, 1)), jnp.float32),
+    "label": jnp.asarray(RNG.integers(0, 3, N)),
+}
+
+
+def apply_fn(params: dict, images: jax.Array, key: jax.Array | None) -> tuple[jax.Array, dict]:
+    features = images.reshape(len(images), -1)
+    if key is not None:
+        features = features * jax.random.bernoulli(key, 0.9, features.shape)
+    return features @ params["w"] + params["b"], {"size": jnp.abs(features).sum(axis=1)}
+
+
+OBJECTIVE = training.classification(apply_fn)
+
+
+def unprepared(keys: jax.Array, batch: training.Batch) -> training.Batch:
+    return batch
+
+
+def noisy(keys: jax.Array, batch: training.Batch) -> training.Batch:
+    noise = jax.vmap(lambda key: jax.random.normal(key, (4, 4, 1)))(keys)
+    return batch | {"image": batch["image"] + 0.1 * noise}
+
+
+def start() -> training.TrainState:
+    params = {"w": 0.1 * jax.random.normal(KEY, (16, 3)), "b": jnp.zeros(3)}
+    return training.init_state(KEY, params, OPTIMIZER)
+
+
+def assert_same(a: training.TrainState, b: training.TrainState) -> None:
+    for left, right in zip(jax.tree.leaves(a[:3]), jax.tree.leaves(b[:3]), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+fit = jax.jit(
+    functools.partial(training.fit, OBJECTIVE, OPTIMIZER, noisy, batch_size=10),
+    static_argnames="num_epochs",
+)
+
+
+def test_fit_learns() -> None:
+    state, history = fit(start(), DATA, num_epochs=30)
+    assert history["loss"].shape == (30, 10)
+    assert history["loss"][-1].mean() < 0.8 * history["loss"][0].mean()
+    assert int(state.step) == 300
+
+
+def test_continuing_is_not_interrupting() -> None:
+    whole, _ = fit(start(), DATA, num_epochs=5)
+    half, _ = fit(start(), DATA, num_epochs=2)
+    assert_same(whole, fit(half, DATA, num_epochs=3)[0])
+
+
+def test_parts_of_an_epoch_are_the_epoch() -> None:
+    order = training.epoch_order(KEY, 0, N, 10)
+    steps = functools.partial(training.train_steps, OBJECTIVE, OPTIMIZER, noisy)
+    whole, _ = steps(start(), DATA, order)
+    part, _ = steps(start(), DATA, order[:3])
+    part, _ = steps(part, DATA, order[3:])
+    assert_same(whole, part)
+
+
+def test_a_member_of_a_vmapped_fit_is_the_run_alone() -> None:
+    def run(key: jax.Array) -> jax.Array:
+        state = start()._replace(key=key)
+        return fit(state, DATA, num_epochs=2)[0].params["w"]
+
+    keys = jax.random.split(KEY, 3)
+    np.testing.assert_allclose(jax.vmap(run)(keys)[1], run(keys[1]), atol=1e-5)
+
+
+def test_one_golden_step() -> None:
+    """If this moves, training has changed for everyone: say so in CHANGELOG, then renew it."""
+    params = {"w": jnp.full((16, 3), 0.1), "b": jnp.zeros(3)}
+    state = training.init_state(KEY, params, optax.sgd(0.5))
+    batch = jax.tree.map(lambda array: array[:8], DATA)
+    objective = training.classification(lambda p, x, key: apply_fn(p, x, None))
+    state, means = training.train_step(objective, optax.sgd(0.5), state, batch)
+    # By hand: equal logits, so the loss is log 3 and the bias moves by 0.5 (share of class - 1/3).
+    shares = np.bincount(np.asarray(batch["label"]), minlength=3) / 8
+    np.testing.assert_allclose(means["loss"], np.log(3), rtol=1e-6)
+    np.testing.assert_allclose(state.params["b"], 0.5 * (shares - 1 / 3), atol=1e-6)
+
+
+def test_an_epoch_shows_each_example_at_most_once() -> None:
+    first, second = (np.asarray(training.epoch_order(KEY, epoch, N, 10)) for epoch in (0, 1))
+    assert first.shape == (10, 10)
+    assert len(np.unique(first)) == 100
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, training.epoch_order(jax.random.key(1), 0, N, 10))
+
+
+@pytest.mark.parametrize("batch_size", [0, 104])
+def test_errors_of_the_batch_size(batch_size: int) -> None:
+    with pytest.raises(ValueError, match="batch_size must be between 1 and .* 103; got"):
+        training.epoch_order(KEY, 0, N, batch_size)
+
+
+@pytest.mark.parametrize("batch_size", [1, 10, 103, 500])
+def test_evaluation_counts_every_example_once(batch_size: int) -> None:
+    params = start().params
+    means = training.evaluate(OBJECTIVE, noisy, params, DATA, KEY, batch_size=batch_size)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(KEY, jnp.arange(N))
+    values = OBJECTIVE(params, noisy(keys, DATA), None)
+    np.testing.assert_allclose(means["loss"], values["loss"].mean(), rtol=1e-5)
+    np.testing.assert_allclose(means["error"], values["error"].mean(), rtol=1e-6)
+
+
+def test_what_is_measured_is_reported() -> None:
+    objective = training.classification(apply_fn, lambda found: {"size": found["size"]})
+    means = training.evaluate(objective, unprepared, start().params, DATA, KEY, batch_size=50)
+    expected = np.abs(DATA["image"]).sum(axis=(1, 2, 3)).mean()
+    np.testing.assert_allclose(means["size"], expected, rtol=1e-5)
+
+
+def test_a_learning_rate_of_its_own() -> None:
+    chosen = training.scale_updates(0.1, lambda path: "w" in str(path))
+    params = {"w": jnp.ones(2), "b": jnp.ones(2)}
+    optimizer = optax.chain(optax.sgd(1.0), chosen)
+    updates, _ = optimizer.update({"w": jnp.ones(2), "b": jnp.ones(2)}, optimizer.init(params))
+    np.testing.assert_allclose(updates["w"], -0.1)
+    np.testing.assert_allclose(updates["b"], -1.0)
