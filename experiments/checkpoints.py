@@ -28,6 +28,8 @@ class Checkpoints:
         self._folder = folder
         self._checkpointer = orbax.Checkpointer(
             str(folder.absolute()),
+            # By its own default Orbax skips a checkpoint while the one before is being written.
+            save_decision_policy=orbax.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=orbax.preservation_policies.LatestN(2),
             cleanup_tmp_directories=True,
         )

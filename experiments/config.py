@@ -172,15 +172,13 @@ PRESETS: Mapping[str, Preset] = types.MappingProxyType(
             ),
         ),
         "tutorial": Preset(
-            "PyTorch's tutorial: its network on plain MNIST",
+            "PyTorch's tutorial: its network on plain MNIST (with momentum and cosine decay)",
             Config(
                 Data(dataset="mnist", distortion="none"),
                 Model(model="tutorial"),
                 Optimisation(
                     optimizer="sgd",
                     learning_rate=0.01,
-                    momentum=0.0,
-                    schedule="constant",
                     epochs=20,
                     batch_size=64,
                 ),
@@ -204,6 +202,21 @@ PRESETS: Mapping[str, Preset] = types.MappingProxyType(
         ),
     }
 )
+
+
+# Of the distortions that scale: the smallest and the largest.
+DEFAULT_SCALES: Mapping[str, tuple[float, float]] = types.MappingProxyType(
+    {"rts": (0.7, 1.2), "p": (0.75, 1.0), "e": (0.75, 1.0)}
+)
+
+
+def scales(data: Data) -> tuple[float, float]:
+    """The smallest and the largest scale of a distortion that has them."""
+    low, high = DEFAULT_SCALES[data.distortion]
+    return (
+        low if data.min_scale is None else data.min_scale,
+        high if data.max_scale is None else data.max_scale,
+    )
 
 
 def check(config: Config) -> None:
@@ -249,6 +262,16 @@ def check(config: Config) -> None:
         ok = value is None or 0 <= value < most
         demand(ok, flag, value, "at least 0" + (f" and below {most}" if most < math.inf else ""))
     demand(data.max_angle is None or data.max_angle <= 180, "--max-angle", data.max_angle, "<= 180")
+    if data.distortion in DEFAULT_SCALES:
+        low, high = scales(data)
+        demand(low <= high, "--min-scale", low, f"at most --max-scale, {high}")
+    demand(model.features != (), "--features", "none", "at least one number")
+    demand(
+        model.features is None or len(model.features) == 2 or model.model not in ("cnn", "st_cnn"),
+        "--features",
+        model.features,
+        f"two numbers with --model {model.model}",
+    )
     demand(min(model.control_points) >= 2, "--control-points", model.control_points, "at least 2")
     demand(0 <= optimisation.seed < 2**32, "--seed", optimisation.seed, "in 0 .. 2^32 - 1")
     demand(
@@ -269,12 +292,11 @@ def check(config: Config) -> None:
         f"--model {model.model}",
         "with --model st_cnn, which has convolution blocks",
     )
-    blocks = len(model.features or (32, 32))
     demand(
-        model.placement != "between" or model.transformers <= blocks,
+        model.placement != "between" or model.transformers <= 2,
         "--transformers",
         model.transformers,
-        f"at most the number of convolution blocks, {blocks}",
+        "at most the number of convolution blocks, 2",
     )
     demand(
         run.run_dir is not None or run.resume == "never",
@@ -300,14 +322,16 @@ def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
 
     try:
-        return Config(
+        config = Config(
             group(Data, values["data"]),
             group(Model, values["model"]),
             group(Optimisation, values["optimisation"]),
             group(Run, values["run"]),
         )
+        check(config)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"not the settings of a run: {error}") from error
+    return config
 
 
 def differences(a: Config, b: Config) -> list[str]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import experiment as setup
-from experiments import figures, preparation
+from experiments import figures, preparation, run_folder
 from experiments.checkpoints import Checkpoints
 from experiments.config import ConfigError
 from experiments.datasets import DatasetError
@@ -117,19 +117,31 @@ def angles(experiment: Experiment, params: Any) -> tuple[np.ndarray, np.ndarray]
     drawn = jax.vmap(lambda key: draw_theta(key, shape))(_test_keys(len(images)))
     applied = jax.vmap(lambda theta: theta.reshape(2, 3))(drawn)
     predicted = jax.vmap(transform.matrix)(found["transformer_0"]["theta"])
-    return _angle_deg(applied), _angle_deg(predicted)
+    canvas, output = images.shape[1:3], found["transformer_0"]["output"].shape[1:3]
+    return _angle_deg(applied, shape, canvas), _angle_deg(predicted, canvas, output)
 
 
-def _angle_deg(matrices: jax.Array) -> np.ndarray:
-    """The angle of the rotation nearest to each matrix `[n, 2 or 3, 3]`, in degrees."""
-    m = np.asarray(matrices)
+def _angle_deg(
+    matrices: jax.Array, source_shape: tuple[int, ...], target_shape: tuple[int, ...]
+) -> np.ndarray:
+    """The angle of the rotation nearest to each matrix `[n, 2 or 3, 3]`, in degrees and pixels.
+
+    Angles in normalised coordinates would be others where an image is not square.
+    """
+    (height, width), (out_height, out_width) = source_shape, target_shape
+    m = np.asarray(matrices)[:, :2, :2] * [[width], [height]] / [out_width, out_height]
     return np.degrees(np.arctan2(m[:, 1, 0] - m[:, 0, 1], m[:, 0, 0] + m[:, 1, 1]))
+
+
+def _any_finite(compared: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Whether there is anything to compare: a training that diverged predicts no angle."""
+    return bool(np.isfinite(compared).all(axis=0).any())
 
 
 def angle_summary(experiment: Experiment, params: Any) -> dict[str, float]:
     """Standard deviations of the angle before and after the transformer, in degrees."""
     found = angles(experiment, params)
-    if found is None:
+    if found is None or not _any_finite(found):
         return {}
     before, after = figures.angle_residuals(*found)
     return {"angle_std_before_deg": float(before.std()), "angle_std_after_deg": float(after.std())}
@@ -152,12 +164,14 @@ def draw(folder: pathlib.Path, experiment: Experiment, params: Any) -> None:
         corners = {"align_corners": experiment.config.model.align_corners}
         framed = inputs[:FRAMED], np.asarray(grid[:FRAMED])
         figures.draw_frames(target / f"frames{suffix}.png", *framed, **corners)
+        if not history:
+            continue
         moved = np.stack([frames(experiment, record["theta"])[name] for record in history])
         epochs = np.asarray([record["epoch"] for record in history])
         path = target / f"frames{suffix}.gif"
         figures.animate_frames(path, framed[0][: moved.shape[1]], moved, epochs, **corners)
     compared = angles(experiment, params)
-    if compared is not None:
+    if compared is not None and _any_finite(compared):
         figures.draw_angles(target / "angles.png", *compared)
 
 
@@ -180,16 +194,17 @@ def redraw(folder: pathlib.Path) -> None:
     """Draws the pictures of a run from its newest checkpoint.
 
     Raises:
-        RunError: if the folder holds no run with a checkpoint.
+        RunError: if the folder holds no run with a checkpoint, or the run is going on.
     """
     config = read_config(folder)
     if not (folder / "checkpoints").exists():
         raise RunError(f"{folder}: holds no checkpoint")
-    experiment = setup.build(config)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    state = checkpoints.restore(setup.initial_state(experiment))
-    checkpoints.close()
-    draw(folder, experiment, state.params)
+    with run_folder.lock(folder):  # opening checkpoints removes what is being written
+        experiment = setup.build(config)
+        checkpoints = Checkpoints(folder / "checkpoints")
+        state = checkpoints.restore(setup.initial_state(experiment))
+        checkpoints.close()
+        draw(folder, experiment, state.params)
     print(f"pictures in {folder / 'figures'}")
 
 

@@ -116,7 +116,13 @@ def _interleaved(
             stages += [_transformer(settings, "cnn", background), *_pooling(settings)]
         elif i < settings.transformers:
             stages.append(
-                SpatialTransformer(FCNLocalisationNetwork((32, 32)), make_transform(settings))
+                SpatialTransformer(
+                    FCNLocalisationNetwork((32, 32), dtype),
+                    make_transform(settings),
+                    mode=settings.mode,
+                    padding_mode=settings.padding_mode,
+                    align_corners=settings.align_corners,
+                )
             )
         stages.append(ConvBlock(filters, kernel_size, dtype))
     return (*stages, Head(num_classes, dtype))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.config import Data
+from experiments.config import DEFAULT_SCALES, Data, scales
 from experiments.datasets import Split
 from stn_jax import distortions
 from stn_jax.training import Batch, Prepare
@@ -48,10 +48,7 @@ def _settings(data: Data) -> dict[str, object]:
     """The arguments that the configured distortion takes; its own defaults for what is not set."""
     angle = _given(max_angle_rad=data.max_angle and math.radians(data.max_angle))
     canvas = _given(canvas=data.canvas and (data.canvas, data.canvas))
-    scale = {}
-    if data.min_scale or data.max_scale:
-        default = (0.7, 1.2) if data.distortion == "rts" else (0.75, 1.0)
-        scale = {"scale": (data.min_scale or default[0], data.max_scale or default[1])}
+    scale = {"scale": scales(data)} if data.distortion in DEFAULT_SCALES else {}
     sigma = _given(sigma_px=data.sigma)
     return {
         "none": {},

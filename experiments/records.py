@@ -60,17 +60,35 @@ def read_config(folder: pathlib.Path) -> configuration.Config:
         raise RunError(f"{path}: {error}") from error
 
 
+def read_summary(folder: pathlib.Path) -> dict[str, Any] | None:
+    """What a finished run came to; None of one that is not finished.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    path = folder / "summary.json"
+    if not path.exists():
+        return None
+    summary = read_json(path)
+    if not isinstance(summary, dict) or not {"test_error", "num_params"} <= summary.keys():
+        raise RunError(f"{path}: not the summary of a run; expected its test_error and num_params")
+    return summary
+
+
 def read_lines(path: pathlib.Path, epochs: float = float("inf")) -> list[dict[str, Any]]:
-    """The records of a `.jsonl` file up to an epoch; a last line cut short by a kill is dropped."""
+    """The records of a `.jsonl` file up to an epoch; from a damaged line on they are dropped.
+
+    A kill may cut the last line short.
+    """
     if not path.exists():
         return []
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
-            break
-        if record["epoch"] > epochs:
+            if record["epoch"] > epochs:
+                break
+        except (ValueError, KeyError, TypeError):
             break
         records.append(record)
     return records
@@ -81,11 +99,11 @@ class Lines:
 
     Args:
         path: the file.
-        epochs: records of later epochs are dropped: they are about to be made again.
+        epochs: records of later epochs are dropped: they are about to be made again. 0 drops all.
     """
 
     def __init__(self, path: pathlib.Path, epochs: int) -> None:
-        kept = read_lines(path, epochs)
+        kept = read_lines(path, epochs) if epochs else []
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a")
 
@@ -108,8 +126,11 @@ def provenance() -> dict[str, Any]:
     """What a result depends on besides its settings: versions, device, commit."""
     import jax
 
-    names = ("jax", "jaxlib", "flax", "optax", "numpy", "stn-jax")
-    versions = {"python": platform.python_version()}
+    import stn_jax
+
+    # This code may run from a checkout that is not installed.
+    versions = {"python": platform.python_version(), "stn-jax": stn_jax.__version__}
+    names = ("jax", "jaxlib", "flax", "optax", "numpy")
     versions |= {name: metadata.version(name) for name in names}
     device = jax.devices()[0]
     return {

@@ -11,13 +11,13 @@ from typing import Any
 
 from experiments import config as configuration
 from experiments.config import Config
-from experiments.records import RunError, read_config, read_json, write_json
+from experiments.records import RunError, read_config, read_summary, write_json
 
 
 def choose(config: Config, preset: str) -> pathlib.Path:
     """The folder that was given, or a new one named after the preset and the time."""
     if config.run.run_dir is not None:
-        return pathlib.Path(config.run.run_dir)
+        return pathlib.Path(config.run.run_dir).expanduser()
     name = f"{preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     for suffix in ["", *(f"-{i}" for i in range(1, 100))]:  # two runs may start in one second
         folder = pathlib.Path("runs") / (name + suffix)
@@ -35,11 +35,15 @@ def choose(config: Config, preset: str) -> pathlib.Path:
 def lock(folder: pathlib.Path) -> Iterator[None]:
     """Holds a run folder; the system lets go of it when the process ends, however it ends.
 
+    What fails before it leaves any records leaves nothing, so that the corrected command may name
+    the same folder.
+
     Raises:
         RunError: if another process holds it, which the error names, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        before = set(folder.iterdir())
         file = (folder / "lock").open("a+")
     except OSError as error:
         raise RunError(f"{folder}: cannot be used as a run folder: {error.strerror}") from error
@@ -50,10 +54,27 @@ def lock(folder: pathlib.Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise RunError(f"{folder}: in use by {holder}") from None
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be locked: {error.strerror}") from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        try:
+            yield
+        except Exception:
+            _remove_start(folder, before)
+            raise
+
+
+def _remove_start(folder: pathlib.Path, before: set[pathlib.Path]) -> None:
+    """Removes what `lock` and `claim` added to a folder, if nothing else was."""
+    start = {folder / "lock", folder / "config.json"}
+    added = set(folder.iterdir()) - before
+    if added <= start:
+        for path in added:
+            path.unlink()
+        with contextlib.suppress(OSError):  # it holds what was there before
+            folder.rmdir()
 
 
 def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:
@@ -72,13 +93,15 @@ def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:
             raise RunError(f"{folder}: is not a run folder and not empty; it holds {others[0]}")
         if resume == "must":
             raise RunError(f"{folder}: holds no run to resume; --resume auto starts one")
-        write_json(folder / "config.json", configuration.to_dict(config))
+        try:
+            write_json(folder / "config.json", configuration.to_dict(config))
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
         return None
-    summary = folder / "summary.json"
     if resume == "never":
-        state = "a finished run" if summary.exists() else "an unfinished run"
+        state = "a finished run" if (folder / "summary.json").exists() else "an unfinished run"
         raise RunError(f"{folder}: holds {state}; give another --run-dir, or --resume auto")
     different = configuration.differences(read_config(folder), config)
     if different:
         raise RunError(f"{folder}: holds a run with other settings: {', '.join(different)}")
-    return read_json(summary) if summary.exists() else None
+    return read_summary(folder)

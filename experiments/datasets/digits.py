@@ -43,6 +43,6 @@ def enlarge(images: np.ndarray) -> np.ndarray:
     _, height, width = images.shape
     zoom = (1, _BOX_PX / height, _BOX_PX / width)
     box = ndimage.zoom(images, zoom, order=1, mode="grid-constant", grid_mode=True)
-    pixels = np.rint(box.clip(0, _BRIGHTEST) * (255 / _BRIGHTEST)).astype(np.uint8)
+    pixels = np.rint(np.clip(box, 0, _BRIGHTEST) * (255 / _BRIGHTEST)).astype(np.uint8)
     margin = (_IMAGE_PX - _BOX_PX) // 2
     return np.pad(pixels, ((0, 0), (margin, margin), (margin, margin)))[..., None]

@@ -1,4 +1,9 @@
-"""Localisation networks: images to the features that theta is regressed from."""
+"""Localisation networks: images to the features that theta is regressed from.
+
+Their fully connected layers end in GELU rather than ReLU. Theta is regressed from few units, and
+where all of those are dead it is one constant: rotated digits were then straightened on one side
+only (residual angle 30 degrees with ReLU, 18 with GELU, the rest being equal).
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,7 +47,7 @@ class FCNLocalisationNetwork(nn.Module):
         """Features `[b, features[-1]]` of images or volumes `[b, *spatial, c]`."""
         x = flatten(images)
         for features in self.features:
-            x = nn.relu(nn.Dense(features, dtype=self.dtype)(x))
+            x = nn.gelu(nn.Dense(features, dtype=self.dtype)(x))
         return x
 
 
@@ -72,7 +77,7 @@ class CNNLocalisationNetwork(nn.Module):
         x = Conv(first, kernel, padding="VALID", dtype=self.dtype)(x)
         x = nn.relu(max_pool(x, (2, 2)))
         x = nn.relu(Conv(second, kernel, padding="VALID", dtype=self.dtype)(x))
-        return nn.relu(nn.Dense(units, dtype=self.dtype)(flatten(x)))
+        return nn.gelu(nn.Dense(units, dtype=self.dtype)(flatten(x)))
 
 
 class TutorialLocalisationNetwork(nn.Module):

@@ -1,0 +1,232 @@
+"""From stored images to what a network gets."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import preparation
+from experiments.config import DEFAULT_SCALES, Data
+from experiments.preparation import Normalisation, make_prepare, normalisation
+
+RNG = np.random.default_rng(0)
+UNCHANGED = Normalisation((0.0,), (1.0,))
+SHAPES = {"rts": (42, 42), "tc": (60, 60), "t": (84, 84)}
+DISTORTIONS = ("none", "r", "rts", "p", "e", "tc", "t")
+
+
+def keys(count: int, seed: int = 0) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def prepared(
+    images: np.ndarray, scale: Normalisation = UNCHANGED, seed: int = 0, **settings: Any
+) -> np.ndarray:
+    """What a batch of images becomes."""
+    batch = {"image": jnp.asarray(images), "label": jnp.arange(len(images))}
+    found = jax.jit(make_prepare(Data(**settings), scale))(keys(len(images), seed), batch)
+    np.testing.assert_array_equal(found["label"], batch["label"])
+    assert found["image"].dtype == jnp.float32
+    return np.asarray(found["image"])
+
+
+def digits(count: int, channels: int = 1) -> np.ndarray:
+    """Images, dark at the edge, `[n, 28, 28, c]` in [0, 1]."""
+    images = np.zeros((count, 28, 28, channels), np.float32)
+    images[:, 6:22, 10:18] = RNG.uniform(0.5, 1, (count, 16, 8, channels))
+    return images
+
+
+# Normalisation.
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_channel_gets_mean_0_and_deviation_1(dtype: type, channels: int) -> None:
+    images = RNG.uniform(0, 1, (50, 8, 9, channels)) ** np.arange(1, channels + 1)
+    images = np.rint(images * 255).astype(np.uint8) if dtype == np.uint8 else images.astype(dtype)
+    found = prepared(images, normalisation(images), distortion="none")
+    np.testing.assert_allclose(found.mean(axis=(0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(found.std(axis=(0, 1, 2)), 1, rtol=1e-4)
+
+
+def test_bytes_and_the_same_as_fractions_are_prepared_alike() -> None:
+    images = RNG.integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
+    fractions = (images / 255).astype(np.float32)
+    np.testing.assert_allclose(
+        prepared(images, normalisation(images), distortion="none"),
+        prepared(fractions, normalisation(fractions), distortion="none"),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_the_background_is_what_a_pixel_of_0_becomes(dtype: type) -> None:
+    images = np.zeros((4, 6, 6, 3), dtype)
+    images[:, 2:, :, 0], images[:, 3:, :, 1], images[:, 4:, :, 2] = 1, 20, 7
+    scale = normalisation(images)
+    found = prepared(images, scale, distortion="none")
+    np.testing.assert_allclose(found[0, 0, 0], scale.background, rtol=1e-6)
+    assert len(set(scale.background)) == 3
+
+
+def test_a_constant_channel_does_not_divide_by_zero() -> None:
+    images = np.full((4, 6, 6, 3), 51, np.uint8)
+    images[..., 1] = RNG.integers(0, 255, (4, 6, 6))
+    scale = normalisation(images)
+    assert scale.std[0] == scale.std[2] == 1
+    found = prepared(images, scale, distortion="none")
+    np.testing.assert_allclose(found[..., [0, 2]], 0, atol=1e-6)
+    assert scale.background[0] == pytest.approx(-0.2)
+
+
+def test_many_images_are_not_summed_in_half_precision() -> None:
+    images = np.full((2000, 28, 28, 1), 200, np.uint8)
+    assert normalisation(images).mean == (200 / 255,)
+
+
+# Distortions.
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("distortion", DISTORTIONS)
+def test_every_distortion_gives_finite_images_on_its_canvas(distortion: str, channels: int) -> None:
+    images, scale = digits(5, channels), Normalisation((0.1,) * channels, (0.3,) * channels)
+    found = prepared(images, scale, distortion=distortion)
+    assert found.shape == (5, *SHAPES.get(distortion, (28, 28)), channels)
+    assert np.isfinite(found).all()
+    assert found.max() > 1
+    # What comes from outside is background: that is what the corners are in a digit.
+    np.testing.assert_allclose(found[:, 0, 0], scale.background[0], rtol=1e-5)
+    assert found.min() >= scale.background[0] - 1e-5
+
+
+@pytest.mark.parametrize("distortion", DISTORTIONS[1:])
+def test_distortions_differ_by_key_alone(distortion: str) -> None:
+    images = np.repeat(digits(1), 4, axis=0)
+    found = prepared(images, distortion=distortion)
+    assert len({each.tobytes() for each in found}) == 4
+    np.testing.assert_array_equal(found, prepared(images, distortion=distortion))
+    assert (found != prepared(images, distortion=distortion, seed=1)).any()
+
+
+@pytest.mark.parametrize("distortion", [name for name in DISTORTIONS if name != "tc"])
+def test_an_image_is_the_same_whatever_the_batch(distortion: str) -> None:
+    # tc is left out: its clutter is cropped from the others of the batch.
+    images, prepare = digits(6), make_prepare(Data(distortion=distortion), UNCHANGED)
+    of_six = prepare(keys(6), {"image": jnp.asarray(images)})["image"]
+    of_two = prepare(keys(6)[:2], {"image": jnp.asarray(images[:2])})["image"]
+    # Programs for six and for two round differently: a few ulps of a position, times a slope of 1.
+    np.testing.assert_allclose(of_six[:2], of_two, atol=1e-5)
+
+
+@pytest.mark.parametrize("distortion", ["rts", "t", "tc"])
+def test_canvas(distortion: str) -> None:
+    assert prepared(digits(2), distortion=distortion, canvas=50).shape == (2, 50, 50, 1)
+
+
+def draws(count: int = 2000, **settings: Any) -> np.ndarray:
+    """Thetas of r or rts, for square images on a canvas of their size, as matrices."""
+    draw = preparation.draw_theta(Data(**settings))
+    assert draw is not None
+    theta = jax.jit(jax.vmap(lambda key: draw(key, (42, 42))))(keys(count))
+    return np.asarray(theta).reshape(-1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "widest"),
+    [
+        ({"distortion": "r"}, 90),
+        ({"distortion": "r", "max_angle": 20.0}, 20),
+        ({"distortion": "r", "max_angle": 180.0}, 180),
+        ({"distortion": "rts"}, 45),
+        ({"distortion": "rts", "max_angle": 10.0}, 10),
+    ],
+)
+def test_max_angle(settings: dict[str, Any], widest: float) -> None:
+    matrices = draws(**settings)
+    angles = np.degrees(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]))
+    assert 0.98 * widest < angles.max() <= widest * (1 + 1e-5)
+    assert 0.98 * widest < -angles.min() <= widest * (1 + 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (0.7, 1.2)),
+        ({"min_scale": 0.9}, (0.9, 1.2)),
+        ({"max_scale": 0.8}, (0.7, 0.8)),
+        ({"min_scale": 2.0, "max_scale": 3.0}, (2.0, 3.0)),
+    ],
+)
+def test_scales_of_rts(settings: dict[str, Any], expected: tuple[float, float]) -> None:
+    scales = 1 / np.sqrt(np.linalg.det(draws(distortion="rts", **settings)[:, :, :2]))
+    assert scales.min() == pytest.approx(expected[0], rel=0.01)
+    assert scales.max() == pytest.approx(expected[1], rel=0.01)
+
+
+@pytest.mark.parametrize("distortion", ["p", "e"])
+def test_sigma_and_scale_of_p_and_e(distortion: str) -> None:
+    images = digits(3)
+    still = {"distortion": distortion, "sigma": 0.0, "min_scale": 1.0, "max_scale": 1.0}
+    np.testing.assert_allclose(prepared(images, **still), images, atol=1e-4)
+    assert np.abs(prepared(images, **still | {"sigma": 3.0}) - images).mean() > 0.02
+    halved = prepared(images, **still | {"min_scale": 0.5, "max_scale": 0.5})
+    np.testing.assert_allclose(halved.sum(axis=(1, 2)), images.sum(axis=(1, 2)) / 4, rtol=0.1)
+
+
+def test_only_rotations_have_a_theta_to_compare() -> None:
+    for distortion in DISTORTIONS:
+        has_one = preparation.draw_theta(Data(distortion=distortion)) is not None
+        assert has_one == (distortion in ("r", "rts"))
+    assert set(DEFAULT_SCALES) < set(DISTORTIONS)
+
+
+def test_draw_theta_is_what_prepare_applies() -> None:
+    # A bright line from the centre to the right: it turns against theta's own angle.
+    images = np.zeros((6, 41, 41, 1), np.float32)
+    images[:, 20, 30:40] = 1
+    found = prepared(images, distortion="r")
+    rows, columns = np.mgrid[-20:21, -20:21]
+    mass = found[..., 0].sum(axis=(1, 2))
+    y, x = ((found[..., 0] * at).sum(axis=(1, 2)) / mass for at in (rows, columns))
+    draw = preparation.draw_theta(Data(distortion="r"))
+    assert draw is not None
+    matrices = np.asarray(jax.vmap(lambda key: draw(key, (41, 41)))(keys(6))).reshape(6, 2, 3)
+    angles = np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0])
+    np.testing.assert_allclose(np.arctan2(-y, x), angles, atol=0.02)
+
+
+# Clutter.
+
+
+def test_clutter_is_of_the_other_images() -> None:
+    images = jnp.arange(7.0)[:, None, None, None] * jnp.ones((7, 2, 2, 1))
+    for seed in range(20):
+        others = np.asarray(preparation._others(keys(7, seed), images, 5))[..., 0, 0, 0]
+        assert others.shape == (7, 5)
+        assert (others != np.arange(7)[:, None]).all()
+    every = [preparation._others(keys(7, seed), images, 5)[0] for seed in range(20)]
+    assert set(np.unique(every)) == {1, 2, 3, 4, 5, 6}
+
+
+def test_an_image_alone_is_its_own_clutter() -> None:
+    assert preparation._others(keys(1), jnp.ones((1, 2, 2, 1)), 3).shape == (1, 3, 2, 2, 1)
+
+
+@pytest.mark.parametrize(("clutter", "crop_size"), [(1, 6), (3, 4), (12, 2)])
+def test_clutter_and_crop_size(clutter: int, crop_size: int) -> None:
+    # The first image is black, hence what is seen on its canvas are crops of the others, all white.
+    images = np.ones((4, 12, 12, 1), np.float32)
+    images[0] = 0
+    settings = {"clutter": clutter, "crop_size": crop_size, "canvas": 40}
+    seen = []
+    for seed in range(5):
+        seen.append(prepared(images, seed=seed, distortion="tc", **settings)[0].sum())
+    most = clutter * crop_size**2
+    assert 0 < max(seen) <= most + 1e-4
+    assert max(seen) > most * 0.6
+    assert all(math.isclose(each % 1, 0, abs_tol=1e-3) for each in seen)
