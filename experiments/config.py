@@ -197,7 +197,15 @@ PRESETS: Mapping[str, Preset] = types.MappingProxyType(
             Config(
                 Data(dataset="mnist", distortion="rts"),
                 Model(model="st_cnn", transform="affine"),
-                Optimisation(epochs=30, batch_size=128, learning_rate=2e-3),
+                # Without these three an affine frame may leave a large canvas in the first steps.
+                Optimisation(
+                    epochs=30,
+                    batch_size=128,
+                    learning_rate=2e-3,
+                    localisation_lr=5e-4,
+                    warmup=1.0,
+                    clip_norm=1.0,
+                ),
             ),
         ),
     }

@@ -17,7 +17,13 @@ from stn_jax.coordinates import (
     target_points,
 )
 from stn_jax.sampling.grid_sample import sample
-from stn_jax.transforms.base import Transform, apply_matrix, at_least_float32
+from stn_jax.transforms.base import (
+    Transform,
+    apply_matrix,
+    at_least_float32,
+    dehomogenise,
+    matmul,
+)
 
 
 def affine_grid(
@@ -158,18 +164,24 @@ def _source_pixels(
     Computed from centred pixels, which floats hold exactly, with the change of units folded into
     the transformation: at the identity nothing is left to round. Through [-1, 1], nine widths in
     ten would be off by an ulp or more.
+
+    XLA computes a position again in each kernel that needs it, and may contract a product and a sum
+    into one rounding in some of them only. Where a position is a whole number, the kernel of the
+    indices and that of the weights would then differ by a pixel. Products therefore stand behind
+    (tiny) matrix products, which are computed once; what follows them are sums and quotients.
     """
     source_scale = [half_extent(s, align_corners=align_corners) for s in reversed(input_shape)]
     target_scale = [centred_scale(s, align_corners=align_corners) for s in reversed(output_shape)]
     if transform.matrix is not None:
         matrix = _in_pixels(transform.matrix(theta), source_scale, target_scale)
-        centred = apply_matrix(matrix, centred_pixels(output_shape))
+        centred = dehomogenise(_rows(matrix, centred_pixels(output_shape)), len(output_shape))
     else:
         points = target_points(output_shape, align_corners=align_corners)
         points = jnp.asarray(points, jnp.promote_types(theta.dtype, jnp.float32))
         displacement = transform.warp(theta, points) - points  # exactly 0 at the identity
+        displacement = matmul(displacement, jnp.diag(jnp.asarray(source_scale, points.dtype)))
         centred = [
-            plane.astype(points.dtype) * (source / target) + displacement[..., i] * source
+            plane.astype(points.dtype) * (source / target) + displacement[..., i]
             for i, (plane, source, target) in enumerate(
                 zip(centred_pixels(output_shape), source_scale, target_scale, strict=True)
             )
@@ -178,6 +190,18 @@ def _source_pixels(
         jnp.broadcast_to(p + (size - 1) / 2, output_shape)
         for p, size in zip(centred, reversed(input_shape), strict=True)
     )
+
+
+def _rows(matrix: jax.Array, planes: Sequence[np.ndarray]) -> list[jax.Array]:
+    """Each row of a matrix times (x, y[, z], 1), for coordinates that vary along one axis each."""
+    terms = []
+    for j, plane in enumerate(planes):
+        # The constant goes with the first coordinate: a product with one term is no product to XLA.
+        constant = matrix[:, -1] if j == 0 else jnp.zeros_like(matrix[:, -1])
+        factors = jnp.stack([matrix[:, j], constant], axis=1)
+        basis = np.stack([plane.ravel(), np.ones(plane.size)])
+        terms.append(matmul(factors, jnp.asarray(basis, matrix.dtype)).reshape(-1, *plane.shape))
+    return [sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True)]
 
 
 def _in_pixels(

@@ -97,3 +97,34 @@ def test_errors(unchecked: None) -> None:
         stn_jax.transform_grid(jnp.zeros(1), transforms.rotation, (4, -1))
     with pytest.raises(ValueError, match=r"fill must be a number or one per channel, \[1\]"):
         stn_jax.spatial_transform(image, jnp.zeros(1), transforms.rotation, fill=(1.0, 2.0))
+
+
+@pytest.mark.parametrize("shape", [(41, 37), (28, 28), (60, 60)])
+def test_indices_and_weights_agree_on_whole_positions(shape: tuple[int, int]) -> None:
+    """Thetas that send pixels to whole and half pixels: a rounding apart is a pixel apart.
+
+    Compiled for a batch, with its gradients, positions are computed in several kernels.
+    """
+    h, w = shape
+    rng = np.random.default_rng(0)
+    quarters = rng.integers(-8, 9, (6, 256)) / 4
+    columns = [quarters[0], quarters[1] * h / w, quarters[2] / w]
+    columns += [quarters[3] * w / h, quarters[4], quarters[5] / h]
+    thetas = np.stack(columns, axis=1)
+    images, cotangents = rng.normal(size=(2, 256, h, w, 1))
+
+    @jax.jit
+    def sample(images: jax.Array, thetas: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def warp(images: jax.Array) -> jax.Array:
+            return jax.vmap(lambda i, t: stn_jax.spatial_transform(i, t, transforms.affine))(
+                images, thetas
+            )
+
+        output, pull_back = jax.vjp(warp, images)
+        return output, pull_back(jnp.asarray(cotangents, output.dtype))[0]
+
+    found = sample(jnp.asarray(images, jnp.float32), jnp.asarray(thetas, jnp.float32))
+    with jax.enable_x64(True):
+        expected = sample(jnp.asarray(images), jnp.asarray(np.float32(thetas), jnp.float64))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)  # a pixel apart is about 1

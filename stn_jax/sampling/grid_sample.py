@@ -106,6 +106,9 @@ def sample(
             f"image must be of a floating dtype for mode {mode}; got {image.dtype} "
             "(nearest takes any dtype)"
         )
+    # One kernel for the positions: contracted to one rounding in some kernels and not in others, a
+    # position near a whole number would have its index from one pixel and its weight from the next.
+    points = jax.lax.optimization_barrier(tuple(points))
     axes = [
         _taps(p, size, bound, mode, padding_mode)
         for p, size, bound in zip(points, reversed(spatial), bounds, strict=True)

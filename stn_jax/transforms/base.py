@@ -106,8 +106,7 @@ def apply_matrix(
     and separate coordinates keep the gradient free of a reduction over an axis of two.
 
     Args:
-        matrix: `[n, n + 1]`, or `[n + 1, n + 1]` for a projective map. Points whose homogeneous
-            coordinate is below `HORIZON` have no image: they go `FAR` away with gradient 0.
+        matrix: `[n, n + 1]`, or `[n + 1, n + 1]` for a projective map.
         coordinates: x, y[, z], of shapes that broadcast together.
 
     Returns:
@@ -119,10 +118,18 @@ def apply_matrix(
         terms = [matrix[i, j] * coordinates[j] for j in range(ndim)]
         return sum(terms[1:], terms[0]) + matrix[i, ndim]
 
-    mapped = tuple(row(i) for i in range(ndim))
-    if matrix.shape[0] == ndim:
+    return dehomogenise([row(i) for i in range(matrix.shape[0])], ndim)
+
+
+def dehomogenise(rows: Sequence[jax.Array], ndim: int) -> tuple[jax.Array, ...]:
+    """The first `ndim` of the rows, divided by one more, if there is one.
+
+    Points whose divisor is below `HORIZON` have no image: they go `FAR` away, with gradient 0.
+    """
+    mapped = tuple(rows[:ndim])
+    if len(rows) == ndim:
         return mapped
-    depth = row(ndim)
+    depth = rows[ndim]
     visible = depth >= HORIZON
     safe_depth = jnp.where(visible, depth, 1.0)
     return tuple(jnp.where(visible, p / safe_depth, jnp.where(p < 0, -FAR, FAR)) for p in mapped)
