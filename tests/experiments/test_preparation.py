@@ -1,6 +1,8 @@
 """From stored images to what a network gets."""
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,12 +24,18 @@ def keys(count: int, seed: int = 0) -> jax.Array:
     return jax.random.split(jax.random.key(seed), count)
 
 
+@functools.cache
+def compiled(scale: Normalisation, **settings: Any) -> Callable[..., Any]:
+    """`make_prepare`, compiled once for all tests that ask for the same."""
+    return jax.jit(make_prepare(Data(**settings), scale))
+
+
 def prepared(
     images: np.ndarray, scale: Normalisation = UNCHANGED, seed: int = 0, **settings: Any
 ) -> np.ndarray:
     """What a batch of images becomes."""
     batch = {"image": jnp.asarray(images), "label": jnp.arange(len(images))}
-    found = jax.jit(make_prepare(Data(**settings), scale))(keys(len(images), seed), batch)
+    found = compiled(scale, **settings)(keys(len(images), seed), batch)
     np.testing.assert_array_equal(found["label"], batch["label"])
     assert found["image"].dtype == jnp.float32
     return np.asarray(found["image"])
@@ -91,9 +99,9 @@ def test_many_images_are_not_summed_in_half_precision() -> None:
 # Distortions.
 
 
-@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("distortion", DISTORTIONS)
-def test_every_distortion_gives_finite_images_on_its_canvas(distortion: str, channels: int) -> None:
+def test_every_distortion_gives_finite_images_on_its_canvas(distortion: str) -> None:
+    channels = 3
     images, scale = digits(5, channels), Normalisation((0.1,) * channels, (0.3,) * channels)
     found = prepared(images, scale, distortion=distortion)
     assert found.shape == (5, *SHAPES.get(distortion, (28, 28)), channels)
@@ -106,9 +114,9 @@ def test_every_distortion_gives_finite_images_on_its_canvas(distortion: str, cha
 
 @pytest.mark.parametrize("distortion", DISTORTIONS[1:])
 def test_distortions_differ_by_key_alone(distortion: str) -> None:
-    images = np.repeat(digits(1), 4, axis=0)
+    images = np.repeat(digits(1), 5, axis=0)
     found = prepared(images, distortion=distortion)
-    assert len({each.tobytes() for each in found}) == 4
+    assert len({each.tobytes() for each in found}) == 5
     np.testing.assert_array_equal(found, prepared(images, distortion=distortion))
     assert (found != prepared(images, distortion=distortion, seed=1)).any()
 
@@ -116,14 +124,14 @@ def test_distortions_differ_by_key_alone(distortion: str) -> None:
 @pytest.mark.parametrize("distortion", [name for name in DISTORTIONS if name != "tc"])
 def test_an_image_is_the_same_whatever_the_batch(distortion: str) -> None:
     # tc is left out: its clutter is cropped from the others of the batch.
-    images, prepare = digits(6), make_prepare(Data(distortion=distortion), UNCHANGED)
-    of_six = prepare(keys(6), {"image": jnp.asarray(images)})["image"]
-    of_two = prepare(keys(6)[:2], {"image": jnp.asarray(images[:2])})["image"]
-    # Programs for six and for two round differently: a few ulps of a position, times a slope of 1.
-    np.testing.assert_allclose(of_six[:2], of_two, atol=1e-5)
+    images, prepare = digits(5), compiled(UNCHANGED, distortion=distortion)
+    of_five = prepared(images, distortion=distortion)
+    of_two = prepare(keys(5)[:2], {"image": jnp.asarray(images[:2])})["image"]
+    # Programs for five and for two round differently: some ulps of a position, times a slope of 1.
+    np.testing.assert_allclose(of_five[:2], of_two, atol=1e-5)
 
 
-@pytest.mark.parametrize("distortion", ["rts", "t", "tc"])
+@pytest.mark.parametrize("distortion", ["rts", "t"])
 def test_canvas(distortion: str) -> None:
     assert prepared(digits(2), distortion=distortion, canvas=50).shape == (2, 50, 50, 1)
 
@@ -217,7 +225,7 @@ def test_an_image_alone_is_its_own_clutter() -> None:
     assert preparation._others(keys(1), jnp.ones((1, 2, 2, 1)), 3).shape == (1, 3, 2, 2, 1)
 
 
-@pytest.mark.parametrize(("clutter", "crop_size"), [(1, 6), (3, 4), (12, 2)])
+@pytest.mark.parametrize(("clutter", "crop_size"), [(1, 6), (12, 2)])
 def test_clutter_and_crop_size(clutter: int, crop_size: int) -> None:
     # The first image is black, hence what is seen on its canvas are crops of the others, all white.
     images = np.ones((4, 12, 12, 1), np.float32)
