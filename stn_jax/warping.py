@@ -200,7 +200,8 @@ def _rows(matrix: jax.Array, planes: Sequence[np.ndarray]) -> list[jax.Array]:
         constant = matrix[:, -1] if j == 0 else jnp.zeros_like(matrix[:, -1])
         factors = jnp.stack([matrix[:, j], constant], axis=1)
         basis = np.stack([plane.ravel(), np.ones(plane.size)])
-        terms.append(matmul(factors, jnp.asarray(basis, matrix.dtype)).reshape(len(matrix), *plane.shape))
+        term = matmul(factors, jnp.asarray(basis, matrix.dtype))
+        terms.append(term.reshape(len(matrix), *plane.shape))
     return [sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True)]
 
 
