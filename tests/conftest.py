@@ -16,6 +16,9 @@ import jax
 import jaxtyping
 import pytest
 
+# Two devices, so that sharding can be tested; all else runs on the first.
+jax.config.update("jax_num_cpu_devices", 2)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

@@ -1,5 +1,6 @@
 """Sampling an image at arbitrary points: the sampler of a spatial transformer."""
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -7,11 +8,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Float, Shaped
 
 from stn_jax._checks import check_choice, check_floating, check_shape
 from stn_jax._types import Array
 from stn_jax.coordinates import pixel_bounds, to_pixels
+from stn_jax.sampling.bilinear import bilinear
 from stn_jax.sampling.kernels import KERNELS
 from stn_jax.sampling.padding import PADDINGS, Bounds
 
@@ -106,23 +109,60 @@ def sample(
             f"image must be of a floating dtype for mode {mode}; got {image.dtype} "
             "(nearest takes any dtype)"
         )
-    # One kernel for the positions: contracted to one rounding in some kernels and not in others, a
-    # position near a whole number would have its index from one pixel and its weight from the next.
-    points = jax.lax.optimization_barrier(tuple(points))
-    axes = [
-        _taps(p, size, bound, mode, padding_mode)
-        for p, size, bound in zip(points, reversed(spatial), bounds, strict=True)
-    ]
     # Sums are taken in float32 or wider, and so is, by transposition, the image's gradient.
     values = image if mode == "nearest" else image.astype(_accumulator(image, points))
     background = jnp.asarray(fill, values.dtype)
     if background.shape not in ((), (channels,)):
         raise ValueError(f"fill must be a number or one per channel, [{channels}]; got {fill!r}")
-    terms = [
-        _read(values, taps, background)
-        for taps in itertools.product(*reversed(axes))  # axes in the image's order
+    background = jnp.broadcast_to(background, (channels,))
+    axes = [
+        Axis(size, bound, mode, padding_mode)
+        for size, bound in zip(reversed(spatial), bounds, strict=True)
     ]
-    return sum(terms[1:], terms[0]).astype(image.dtype)
+    points = tuple(_tamed(p, axis) for p, axis in zip(points, axes, strict=True))
+    if mode == "bilinear" and len(axes) == 2:
+        x, y = (p.astype(values.dtype) for p in points)
+        output = bilinear(values, lax.optimization_barrier(lax.complex(x, y)), background)
+    else:
+        output = _sample(values, lax.optimization_barrier(points), background, tuple(axes))
+    return output.astype(image.dtype)
+
+
+class Axis(NamedTuple):
+    """What the taps on an axis depend on besides the coordinate: its size and bounds in pixels."""
+
+    size: int
+    bounds: Bounds
+    mode: str
+    padding_mode: str
+
+
+def _tamed(p: jax.Array, axis: Axis) -> jax.Array:
+    """Coordinates that can be indexed, on the image already where it is they that padding folds.
+
+    What follows stands behind a barrier, so that they are computed in one kernel: contracted to one
+    rounding in some kernels and not in others, a position near a whole number would have its index
+    from one pixel and its weight from the next.
+    """
+    padding = PADDINGS[axis.padding_mode]
+    p = padding.tame(p, axis.size)
+    if padding.fold and not KERNELS[axis.mode].folds_taps:
+        p = padding.fold(p, axis.size, axis.bounds)
+    return p
+
+
+# The taps' values are read again for the reverse pass rather than kept.
+@functools.partial(jax.checkpoint, static_argnums=(3,))
+def _sample(
+    values: jax.Array, points: tuple[jax.Array, ...], background: jax.Array, axes: tuple[Axis, ...]
+) -> jax.Array:
+    """Any mode and number of dimensions: a sum over the taps of all axes."""
+    taps = [_taps(p, axis) for p, axis in zip(points, axes, strict=True)]
+    terms = [
+        _read(values, each, background)
+        for each in itertools.product(*reversed(taps))  # axes in the image's order
+    ]
+    return sum(terms[1:], terms[0])
 
 
 class Tap(NamedTuple):
@@ -139,23 +179,20 @@ class Tap(NamedTuple):
     weight: jax.Array | None
 
 
-def _taps(p: jax.Array, size: int, bounds: Bounds, mode: str, padding_mode: str) -> list[Tap]:
-    """The taps of coordinates on an axis of `size` pixels."""
-    kernel, padding = KERNELS[mode], PADDINGS[padding_mode]
-    p = padding.tame(p, size)
-    if padding.fold and not kernel.folds_taps:
-        p = padding.fold(p, size, bounds)
-    first = jax.lax.stop_gradient(kernel.first(p))
+def _taps(p: jax.Array, axis: Axis) -> list[Tap]:
+    """The taps of coordinates on an axis."""
+    kernel, padding = KERNELS[axis.mode], PADDINGS[axis.padding_mode]
+    first = lax.stop_gradient(kernel.first(p))
     weights = kernel.weights(p - first) if kernel.weights else (None,)
     taps = []
     for offset, weight in enumerate(weights):
         position = first + offset
         inside = None
         if padding.fold is None:
-            inside = (position >= 0) & (position <= size - 1)
+            inside = (position >= 0) & (position <= axis.size - 1)
         elif kernel.folds_taps:
-            position = padding.fold(position, size, bounds)
-        index = jnp.clip(position.astype(jnp.int32), 0, size - 1)
+            position = padding.fold(position, axis.size, axis.bounds)
+        index = jnp.clip(position.astype(jnp.int32), 0, axis.size - 1)
         taps.append(Tap(index, inside, weight))
     return taps
 

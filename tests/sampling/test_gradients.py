@@ -275,7 +275,6 @@ def test_checkpoint_changes_nothing(options: dict[str, Any]) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.xfail(reason="every tap's values are kept, 13 numbers a channel and point")
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 def test_memory_between_the_passes(mode: str) -> None:
     """What reverse mode keeps grows with image and points, not with taps times channels."""

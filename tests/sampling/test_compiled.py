@@ -1,0 +1,141 @@
+"""What the sampler's speed rests on, as the compiler's output shows it."""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import stn_jax
+from stn_jax.sampling import bilinear
+
+# Batch, input side, channels, output side: the benchmark's kinds, smaller.
+CASES = {
+    "grey": (32, 28, 1, 28),
+    "shrunk": (32, 60, 1, 30),
+    "colour": (8, 64, 3, 64),
+    "feature": (8, 32, 64, 32),
+    "photo": (1, 256, 3, 256),
+}
+needs_new_compiler = pytest.mark.skipif(
+    jax.__version_info__ < (0, 12), reason="older compilers expand a scatter into a loop"
+)
+
+
+def warp(output_size: int, images: jax.Array, thetas: jax.Array) -> jax.Array:
+    one = functools.partial(
+        stn_jax.spatial_transform,
+        transform=stn_jax.transforms.affine,
+        output_shape=(output_size, output_size),
+    )
+    return jax.vmap(one)(images, thetas)
+
+
+def arguments(case: str) -> tuple[jax.Array, jax.Array, jax.Array]:
+    batch, size, channels, output_size = CASES[case]
+    random = np.random.default_rng(0)
+    theta = np.asarray(stn_jax.transforms.affine.identity) + 0.1 * random.normal(size=(batch, 6))
+    return (
+        jnp.asarray(random.random((batch, size, size, channels)), jnp.float32),
+        jnp.asarray(theta, jnp.float32),
+        jnp.asarray(random.random((batch, output_size, output_size, channels)), jnp.float32),
+    )
+
+
+def gradients(case: str) -> Callable[..., Any]:
+    def loss(images: jax.Array, thetas: jax.Array, weights: jax.Array) -> jax.Array:
+        return jnp.sum(warp(CASES[case][3], images, thetas) * weights)
+
+    return jax.grad(loss, (0, 1))
+
+
+def count(operation: str, program: Any) -> int:
+    return len(re.findall(rf" {operation}\(", program.as_text()))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_forward_reads_each_tap_once(case: str) -> None:
+    images, thetas, _ = arguments(case)
+    program = jax.jit(functools.partial(warp, CASES[case][3])).lower(images, thetas).compile()
+    assert count("gather", program) == 4
+    assert count("scatter", program) == count("while", program) == 0
+
+
+@needs_new_compiler
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_have_no_loop_and_few_scatters(case: str) -> None:
+    channels, output_size = CASES[case][2:]
+    program = jax.jit(gradients(case)).lower(*arguments(case)).compile()
+    assert count("while", program) == 0
+    # One for each part of the samples; with several channels, for each tap of each part.
+    taps, row = (1, 4) if channels == 1 else (4, -(-channels // 4) * 4)
+    parts = min(bilinear.MAX_PARTS, -(-(output_size**2) * row // bilinear.PART_SIZE))
+    assert count("scatter", program) == taps * parts
+    # The four taps are read once for both slopes: of all channels, or of each of a few.
+    assert count("gather", program) == 4 * (channels if channels <= bilinear.FEW_CHANNELS else 1)
+
+
+@needs_new_compiler
+@pytest.mark.parametrize("case", CASES)
+def test_memory(case: str) -> None:
+    """Both passes take at most four times image, output and grid."""
+    images, thetas, weights = arguments(case)
+    plan = jax.jit(gradients(case)).lower(images, thetas, weights).compile().memory_analysis()
+    allowed = 4 * (images.nbytes + weights.nbytes + weights[..., 0].nbytes * 2)
+    assert 0 < plan.temp_size_in_bytes + plan.output_size_in_bytes <= allowed
+
+
+def test_one_trace() -> None:
+    images, thetas, weights = arguments("grey")
+    gradient = gradients("grey")
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def traced(images: jax.Array, thetas: jax.Array, weights: jax.Array) -> Any:
+        return gradient(images, thetas, weights)
+
+    for step in range(3):
+        jax.block_until_ready(traced(images, thetas + step / 100, weights))
+
+
+def test_a_sharded_batch_stays_where_it_is() -> None:
+    if jax.device_count() < 2:
+        pytest.skip("needs two devices")
+    mesh = Mesh(np.asarray(jax.devices()[:2]), ("batch",))
+    sharding = NamedSharding(mesh, PartitionSpec("batch"))
+    for case in ("grey", "colour", "feature"):
+        given = arguments(case)
+        sharded = [jax.device_put(each, sharding) for each in given]
+        program = jax.jit(gradients(case)).lower(*sharded).compile()
+        for operation in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+            assert count(operation, program) == 0
+        alone = jax.jit(gradients(case))(*given)
+        for found, expected in zip(program(*sharded), alone, strict=True):
+            assert found.sharding.is_equivalent_to(sharding, found.ndim)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_images_too_large_for_a_flat_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, thetas, weights = arguments("colour")
+    expected = gradients("colour")(images[:1], thetas[:1], weights[:1])
+    monkeypatch.setattr(bilinear, "LARGEST_INDEX", 65 * 65 - 1)
+    found = gradients("colour")(images[:1], thetas[:1], weights[:1])
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_inside_shard_map(check_vma: bool) -> None:
+    mesh = Mesh(np.asarray(jax.devices()[:2]), ("batch",))
+    spec = PartitionSpec("batch")
+    mapped = jax.shard_map(
+        gradients("colour"), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma
+    )
+    given = arguments("colour")
+    found, expected = jax.jit(mapped)(*given), jax.jit(gradients("colour"))(*given)
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
