@@ -119,12 +119,14 @@ def sample(
         Axis(size, bound, mode, padding_mode)
         for size, bound in zip(reversed(spatial), bounds, strict=True)
     ]
-    points = tuple(_tamed(p, axis) for p, axis in zip(points, axes, strict=True))
     if mode == "bilinear" and len(axes) == 2:
+        if padding_mode != "zeros":  # for which the function takes any point
+            points = [_tamed(p, axis) for p, axis in zip(points, axes, strict=True)]
         x, y = (p.astype(values.dtype) for p in points)
         output = bilinear(values, lax.optimization_barrier(lax.complex(x, y)), background)
     else:
-        output = _sample(values, lax.optimization_barrier(points), background, tuple(axes))
+        tamed = tuple(_tamed(p, axis) for p, axis in zip(points, axes, strict=True))
+        output = _sample(values, lax.optimization_barrier(tamed), background, tuple(axes))
     return output.astype(image.dtype)
 
 
