@@ -136,11 +136,11 @@ def provenance() -> dict[str, Any]:
     return {
         "versions": versions,
         "device": f"{device.platform}: {device.device_kind}, {os.cpu_count()} cores",
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of this code, marked where files differ from it; None outside a repository."""
     here = pathlib.Path(__file__).parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]

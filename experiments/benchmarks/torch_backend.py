@@ -1,0 +1,318 @@
+"""The same computations in PyTorch: eager, compiled, and kornia's warp. Images are NCHW here."""
+
+import importlib
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch  # pyrefly: ignore  # it has an extra of its own, `bench`
+import torch.nn.functional as F  # noqa: N812  # its users' name for it  # pyrefly: ignore
+from torch import nn  # pyrefly: ignore
+
+from experiments.benchmarks.cases import CLASSES, Arrays, Job, Warp
+from experiments.benchmarks.worker import Backend, Program, cores
+
+Compile = Callable[[Any], Any]
+
+
+def eager(device: str) -> Backend:
+    """PyTorch as it is."""
+    return _backend(device, _warp, lambda function: function)
+
+
+def compiled(device: str) -> Backend:
+    """PyTorch through `torch.compile`."""
+    return _backend(device, _warp, lambda function: torch.compile(function, dynamic=False))
+
+
+def kornia(device: str) -> Backend:
+    """The `homography_warp` of kornia, which generates the grid in its own way."""
+    transform = importlib.import_module("kornia.geometry.transform")
+
+    def warp(image: Any, theta: Any, size: int) -> Any:
+        last = theta.new_tensor([0.0, 0.0, 1.0]).expand(len(theta), 1, 3)
+        matrix = torch.cat([theta, last], 1)
+        return transform.homography_warp(image, matrix, (size, size), align_corners=False)
+
+    return _backend(device, warp, lambda function: function, "kornia")
+
+
+def _backend(device: str, warp: Callable[..., Any], compile_: Compile, *packages: str) -> Backend:
+    if device == "gpu" and not torch.cuda.is_available():
+        raise RuntimeError(f"torch {torch.__version__} finds no GPU")
+    place = torch.device("cuda" if device == "gpu" else "cpu")
+    torch.set_num_threads(cores())
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions |= {name: importlib.metadata.version(name) for name in packages}
+    name = torch.cuda.get_device_name() if device == "gpu" else "cpu"
+
+    def build(job: Job, arrays: Arrays) -> Program:
+        if job["kind"] == "sampler":
+            return _sampler(warp, compile_, place, job, arrays)
+        return _steps(compile_, place, job, arrays)
+
+    about = {"versions": versions, "device": name, "threads": torch.get_num_threads()}
+    return Backend(about, build, clear=torch._dynamo.reset)
+
+
+def _wait(place: Any) -> Callable[[Any], None]:
+    """On the CPU everything is there when a call returns."""
+    return (lambda _: torch.cuda.synchronize()) if place.type == "cuda" else (lambda _: None)
+
+
+def _warp(image: Any, theta: Any, size: int) -> Any:
+    grid = F.affine_grid(theta, [*image.shape[:2], size, size], align_corners=False)
+    return F.grid_sample(image, grid, align_corners=False)
+
+
+def _channels_first(array: np.ndarray, place: Any) -> Any:
+    """A batch of images as PyTorch has it."""
+    return torch.from_numpy(array.transpose(0, 3, 1, 2).copy()).to(place)
+
+
+def _sampler(
+    warp: Callable[..., Any], compile_: Compile, place: Any, job: Job, arrays: Arrays
+) -> Program:
+    """One of the quantities of a warp."""
+    size, quantity = Warp(*job["warp"]).output_size, job["quantity"]
+    image, cotangent = (_channels_first(arrays[name], place) for name in ("image", "cotangent"))
+    theta = torch.from_numpy(arrays["theta"]).to(place).view(-1, 2, 3)
+    image.requires_grad_(quantity == "image_and_theta")
+    theta.requires_grad_(quantity != "forward")
+    function = compile_(lambda image, theta: warp(image, theta, size))
+    loss = compile_(lambda image, theta: (warp(image, theta, size) * cotangent).sum())
+
+    def forward() -> dict[str, Any]:
+        with torch.no_grad():
+            return {"output": function(image, theta)}
+
+    def gradient(*names: str) -> dict[str, Any]:
+        wanted = [{"image": image, "theta": theta}[name] for name in names]
+        return dict(zip(names, torch.autograd.grad(loss(image, theta), wanted), strict=True))
+
+    def both_passes() -> dict[str, Any]:
+        output = function(image, theta)
+        return {"output": output, "theta": torch.autograd.grad(output, theta, cotangent)[0]}
+
+    run = {
+        "forward": forward,
+        "theta": lambda: gradient("theta"),
+        "image_and_theta": lambda: gradient("image", "theta"),
+        "both_passes": both_passes,
+    }[quantity]
+
+    def values() -> Arrays:
+        found = {name: value.detach().cpu().numpy() for name, value in run().items()}
+        return {
+            name: value.reshape(-1, 6) if name == "theta" else value.transpose(0, 2, 3, 1)
+            for name, value in found.items()
+        }
+
+    return Program(values, run, _wait(place))
+
+
+class Transformer(nn.Module):
+    """A localisation network, the regression of theta, and the warp."""
+
+    def __init__(self, localisation: Any, features: int) -> None:
+        super().__init__()
+        self.localisation = localisation
+        self.regression = nn.Linear(features, 6)
+
+    def forward(self, images: Any) -> Any:
+        """The warped images."""
+        theta = self.regression(self.localisation(images)).view(-1, 2, 3)
+        return _warp(images, theta, images.shape[-1])
+
+
+class Unsampled(Transformer):
+    """Adds the mean of theta to its image, where others sample."""
+
+    def forward(self, images: Any) -> Any:
+        """The images with their offsets."""
+        theta = self.regression(self.localisation(images))
+        return images + theta.mean(1)[:, None, None, None]
+
+
+class Offset(nn.Module):
+    """Adds a learned number to each image."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(batch, 1, 1, 1))
+
+    def forward(self, images: Any) -> Any:
+        """The images with their offsets."""
+        return images + self.offset
+
+
+def _block(inputs: int, filters: int, kernel_size: int) -> list[Any]:
+    return [nn.Conv2d(inputs, filters, kernel_size), nn.MaxPool2d(2), nn.ReLU()]
+
+
+def _dense_of_maps(channels: int, side: int, features: int) -> list[Any]:
+    """A layer on flattened feature maps, which remembers their shape for `_to_torch`."""
+    layer = nn.Linear(channels * side * side, features)
+    layer.maps = (channels, side, side)
+    return [nn.Flatten(), layer]
+
+
+def _cnn() -> Any:
+    head = _dense_of_maps(32, 2, CLASSES)
+    return nn.Sequential(*_block(1, 32, 9), *_block(32, 32, 7), *head)
+
+
+def _cnn_localisation() -> Any:
+    return nn.Sequential(
+        nn.AvgPool2d(2),
+        *_block(1, 20, 5),
+        nn.Conv2d(20, 20, 5),
+        nn.ReLU(),
+        *_dense_of_maps(20, 1, 20),
+        nn.GELU(approximate="tanh"),
+    )
+
+
+def _tutorial_localisation() -> Any:
+    dense = _dense_of_maps(10, 3, 32)
+    return nn.Sequential(*_block(1, 8, 7), *_block(8, 10, 5), *dense, nn.ReLU())
+
+
+def _tutorial_classifier() -> Any:
+    return nn.Sequential(
+        *_block(1, 10, 5),
+        nn.Conv2d(10, 20, 5),
+        nn.Dropout2d(),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        *_dense_of_maps(20, 4, 50),
+        nn.ReLU(),
+        nn.Dropout(),
+        nn.Linear(50, CLASSES),
+    )
+
+
+def _network(name: str, batch: int) -> Any:
+    if name == "tutorial":
+        return nn.Sequential(Transformer(_tutorial_localisation(), 32), _tutorial_classifier())
+    if name == "st_cnn":
+        return nn.Sequential(Transformer(_cnn_localisation(), 20), _cnn())
+    if name == "st_cnn_unsampled":
+        return nn.Sequential(Unsampled(_cnn_localisation(), 20), _cnn())
+    return nn.Sequential(Offset(batch), _cnn()) if name == "cnn_offset" else _cnn()
+
+
+_TRANSFORMER_LAYERS = (
+    "stages_0/localisation/Conv_0",
+    "stages_0/localisation/Conv_1",
+    "stages_0/localisation/Dense_0",
+    "stages_0/localisation_regression",
+)
+_CNN_LAYERS = ("ConvBlock_0/Conv_0", "ConvBlock_1/Conv_0", "Head_0/Dense_0")
+# Where the layers' parameters stand in the tree of this project's network, in PyTorch's order.
+LAYERS = {
+    "cnn": tuple(f"stages_0/{name}" for name in _CNN_LAYERS),
+    "cnn_offset": tuple(f"stages_1/{name}" for name in _CNN_LAYERS),
+    "st_cnn": (*_TRANSFORMER_LAYERS, *(f"stages_1/{name}" for name in _CNN_LAYERS)),
+    "tutorial": (
+        *_TRANSFORMER_LAYERS,
+        *(f"stages_1/{name}" for name in ("ConvBlock_0/Conv_0", "Conv_0", "Dense_0")),
+        "stages_1/Head_0/Dense_0",
+    ),
+}
+LAYERS["st_cnn_unsampled"] = LAYERS["st_cnn"]
+
+
+def _paths(name: str, model: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Path, parameter and layer of all parameters."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    for path, layer in zip(LAYERS[name], layers, strict=True):
+        yield f"{path}/kernel", layer.weight, layer
+        yield f"{path}/bias", layer.bias, layer
+    for layer in model.modules():
+        if isinstance(layer, Offset):
+            yield "stages_0/offset", layer.offset, layer
+
+
+def _to_torch(array: np.ndarray, layer: Any) -> Any:
+    """This project's parameter in PyTorch's order of axes."""
+    if array.ndim == 4 and isinstance(layer, nn.Conv2d):
+        array = array.transpose(3, 2, 0, 1)
+    elif array.ndim == 2 and hasattr(layer, "maps"):
+        c, h, w = layer.maps
+        array = array.reshape(h, w, c, -1).transpose(3, 2, 0, 1).reshape(-1, c * h * w)
+    elif array.ndim == 2:
+        array = array.T
+    return torch.from_numpy(array.copy())
+
+
+def _from_torch(tensor: Any, layer: Any) -> np.ndarray:
+    """The inverse of `_to_torch`."""
+    array = tensor.detach().cpu().numpy()
+    if array.ndim == 4 and isinstance(layer, nn.Conv2d):
+        return array.transpose(2, 3, 1, 0)
+    if array.ndim == 2 and hasattr(layer, "maps"):
+        c, h, w = layer.maps
+        return array.reshape(-1, c, h, w).transpose(2, 3, 1, 0).reshape(c * h * w, -1)
+    return array.T if array.ndim == 2 else array
+
+
+class _Trainer:
+    """A network with its optimiser and a batch."""
+
+    def __init__(self, compile_: Compile, place: Any, job: Job, arrays: Arrays) -> None:
+        self._name = job["network"]
+        self._model = _network(self._name, job["batch"])
+        with torch.no_grad():
+            for path, parameter, layer in _paths(self._name, self._model):
+                parameter.copy_(_to_torch(arrays[f"params/{path}"], layer))
+        self._model.to(place)
+        self._forward = compile_(self._model)
+        self._optimizer = torch.optim.SGD(self._model.parameters(), job["learning_rate"])
+        self._images = _channels_first(arrays["images"], place)
+        self._labels = torch.from_numpy(arrays["labels"]).long().to(place)
+
+    def step(self) -> Any:
+        """One step; its loss."""
+        self._optimizer.zero_grad()
+        loss = F.cross_entropy(self._forward(self._images), self._labels)
+        loss.backward()
+        self._optimizer.step()
+        return loss
+
+    def first_step(self) -> Arrays:
+        """The loss and the change of the parameters at a rate of 1, without dropout; undone."""
+        group = self._optimizer.param_groups[0]
+        rate, group["lr"] = group["lr"], 1.0
+        before = {name: value.clone() for name, value in self._model.state_dict().items()}
+        start = {
+            path: _from_torch(parameter, layer).copy()
+            for path, parameter, layer in _paths(self._name, self._model)
+        }
+        self._model.eval()
+        loss = self.step()
+        changes = {
+            path: start[path] - _from_torch(parameter, layer)
+            for path, parameter, layer in _paths(self._name, self._model)
+        }
+        self._model.load_state_dict(before)
+        self._model.train()
+        group["lr"] = rate
+        return {"loss": loss.detach().cpu().numpy()} | changes
+
+
+def _steps(compile_: Compile, place: Any, job: Job, arrays: Arrays) -> Program:
+    """A training step; of several members, one after another."""
+    members = job["members"]
+    parts = [{name: array[i] for name, array in arrays.items()} for i in range(members)]
+    trainers = [_Trainer(compile_, place, job, part) for part in parts or [arrays]]
+
+    def values() -> Arrays:
+        found = [trainer.first_step() for trainer in trainers]
+        if not members:
+            return found[0]
+        return {name: np.stack([each[name] for each in found]) for name in found[0]}
+
+    return Program(values, lambda: [trainer.step() for trainer in trainers], _wait(place))
