@@ -34,6 +34,12 @@ def keeping_compiled(folder: pathlib.Path) -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
+def environment_of(folder: pathlib.Path) -> dict[str, str]:
+    """What makes another process keep its compiled programs there."""
+    settings = COMPILATION | {"jax_compilation_cache_dir": str(folder)}
+    return {name.upper(): str(value) for name, value in settings.items()}
+
+
 def save_npz(
     path: pathlib.Path, shape: tuple[int, ...] = (9, 9), dtype: type = np.uint8
 ) -> pathlib.Path:

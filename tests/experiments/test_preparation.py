@@ -15,6 +15,7 @@ from experiments.config import DEFAULT_SCALES, Data
 from experiments.preparation import Normalisation, make_prepare, normalisation
 
 RNG = np.random.default_rng(0)
+SCALE = Normalisation((0.1,), (0.3,))
 UNCHANGED = Normalisation((0.0,), (1.0,))
 SHAPES = {"rts": (42, 42), "tc": (60, 60), "t": (84, 84)}
 DISTORTIONS = ("none", "r", "rts", "p", "e", "tc", "t")
@@ -41,10 +42,10 @@ def prepared(
     return np.asarray(found["image"])
 
 
-def digits(count: int, channels: int = 1) -> np.ndarray:
-    """Images, dark at the edge, `[n, 28, 28, c]` in [0, 1]."""
-    images = np.zeros((count, 28, 28, channels), np.float32)
-    images[:, 6:22, 10:18] = RNG.uniform(0.5, 1, (count, 16, 8, channels))
+def digits(count: int) -> np.ndarray:
+    """Images, dark at the edge, `[n, 28, 28, 1]` in [0, 1]."""
+    images = np.zeros((count, 28, 28, 1), np.float32)
+    images[:, 6:22, 10:18] = RNG.uniform(0.5, 1, (count, 16, 8, 1))
     return images
 
 
@@ -101,31 +102,29 @@ def test_many_images_are_not_summed_in_half_precision() -> None:
 
 @pytest.mark.parametrize("distortion", DISTORTIONS)
 def test_every_distortion_gives_finite_images_on_its_canvas(distortion: str) -> None:
-    channels = 3
-    images, scale = digits(5, channels), Normalisation((0.1,) * channels, (0.3,) * channels)
-    found = prepared(images, scale, distortion=distortion)
-    assert found.shape == (5, *SHAPES.get(distortion, (28, 28)), channels)
+    found = prepared(digits(5), SCALE, distortion=distortion)
+    assert found.shape == (5, *SHAPES.get(distortion, (28, 28)), 1)
     assert np.isfinite(found).all()
     assert found.max() > 1
     # What comes from outside is background: that is what the corners are in a digit.
-    np.testing.assert_allclose(found[:, 0, 0], scale.background[0], rtol=1e-5)
-    assert found.min() >= scale.background[0] - 1e-5
+    np.testing.assert_allclose(found[:, 0, 0], SCALE.background[0], rtol=1e-5)
+    assert found.min() >= SCALE.background[0] - 1e-5
 
 
 @pytest.mark.parametrize("distortion", DISTORTIONS[1:])
 def test_distortions_differ_by_key_alone(distortion: str) -> None:
     images = np.repeat(digits(1), 5, axis=0)
-    found = prepared(images, distortion=distortion)
+    found = prepared(images, SCALE, distortion=distortion)
     assert len({each.tobytes() for each in found}) == 5
-    np.testing.assert_array_equal(found, prepared(images, distortion=distortion))
-    assert (found != prepared(images, distortion=distortion, seed=1)).any()
+    np.testing.assert_array_equal(found, prepared(images, SCALE, distortion=distortion))
+    assert (found != prepared(images, SCALE, distortion=distortion, seed=1)).any()
 
 
 @pytest.mark.parametrize("distortion", [name for name in DISTORTIONS if name != "tc"])
 def test_an_image_is_the_same_whatever_the_batch(distortion: str) -> None:
     # tc is left out: its clutter is cropped from the others of the batch.
-    images, prepare = digits(5), compiled(UNCHANGED, distortion=distortion)
-    of_five = prepared(images, distortion=distortion)
+    images, prepare = digits(5), compiled(SCALE, distortion=distortion)
+    of_five = prepared(images, SCALE, distortion=distortion)
     of_two = prepare(keys(5)[:2], {"image": jnp.asarray(images[:2])})["image"]
     # Programs for five and for two round differently: some ulps of a position, times a slope of 1.
     np.testing.assert_allclose(of_five[:2], of_two, atol=1e-5)

@@ -14,7 +14,7 @@ import pytest
 
 from experiments import gallery, records, train
 from experiments.checkpoints import Checkpoints
-from tests.experiments.conftest import keeping_compiled
+from tests.experiments.conftest import environment_of, keeping_compiled
 
 ROOT = pathlib.Path(train.__file__).parent.parent
 TIMINGS = ("seconds", "images_per_second")
@@ -62,11 +62,7 @@ def in_parts() -> Iterator[None]:
 def kill(
     moment: str, n: int, before: pathlib.Path, arguments: list[str], compiled: pathlib.Path
 ) -> None:
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+    environment = os.environ | environment_of(compiled)
     command = [sys.executable, "-c", KILLED, moment, str(n), str(before), *arguments]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
