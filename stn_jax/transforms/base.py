@@ -33,8 +33,10 @@ class Transform(NamedTuple):
         matrix: `theta -> [ndim, ndim + 1]` (linear ones) or `[ndim + 1, ndim + 1]` (projective);
             None where the family has none.
         compose: `(a, b) -> theta` of the warp that applies `b` first and then `a`, or None.
-        inverse: `theta -> theta` of the inverse warp, or None. The inverse of a singular theta
-            is not finite.
+        inverse: `theta -> theta` of the inverse warp, or None.
+
+    Where a composition or an inverse has no theta in the family, it is not finite: the inverse of a
+    singular theta, and a homography that brings the centre to the horizon or behind it.
     """
 
     name: str

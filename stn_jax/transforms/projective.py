@@ -1,4 +1,9 @@
-"""The plane projective transformation (homography)."""
+"""The plane projective transformation (homography).
+
+theta is the matrix divided by its last entry, the depth of the centre, so it has none for a matrix
+whose last entry is 0 or negative: divided by it, every depth would change its sign, and what is
+visible would lie behind the horizon. `compose` and `inverse` then return NaN.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +25,9 @@ def _matrix(theta: Array) -> jax.Array:
 
 
 def _theta(matrix: jax.Array) -> jax.Array:
-    """A homography is defined up to a factor; this one makes its last entry 1.
-
-    One whose last entry is 0 sends the centre to infinity and has no theta: it stays finite.
-    """
+    """The matrix with 1 as its last entry; NaN where only a negative factor, or none, does that."""
     last = matrix[2, 2]
-    tiny = jnp.finfo(matrix.dtype).eps
-    return (matrix / jnp.where(jnp.abs(last) < tiny, tiny, last)).ravel()[:8]
+    return jnp.where(last > 0, matrix / last, jnp.nan).ravel()[:8]
 
 
 projective = Transform(

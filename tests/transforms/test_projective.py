@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from stn_jax import spatial_transform, transform_grid, transforms
 
@@ -48,8 +49,35 @@ def test_gradients_across_the_horizon_are_finite() -> None:
         assert np.isfinite(jax.jit(derivative)(CROSSING)).all()
 
 
-def test_a_composition_without_theta_stays_finite() -> None:
-    # a after b has 0 as the last entry of its matrix: it sends the centre to infinity.
-    a = jnp.asarray([1.0, 0, 0, 0, 1, 0, -1, 0])
-    b = jnp.asarray([1.0, 0, 1, 0, 1, 0, 0, 0])
-    assert np.isfinite(transforms.projective.compose(a, b)).all()
+@pytest.mark.parametrize(
+    ("theta", "point"),
+    [
+        # An inverse whose last entry is positive, one that is negative, and one that is 0.
+        ([-0.2, 0.0, 0.1, 0.0, 1.0, 0.0, -0.6, 0.0], (0.1, 0.2)),
+        ([-0.2, 0.0, 2.0, 0.0, 1.0, 0.0, -0.6, 0.0], (0.1, 0.2)),
+        ([0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0], (0.1, 0.2)),
+    ],
+)
+def test_an_inverse_undoes_or_is_not_finite(theta: list[float], point: tuple[float, ...]) -> None:
+    theta, point = jnp.asarray(theta), jnp.asarray(point)
+    inverse = transforms.projective.inverse(theta)
+    if np.linalg.inv(transforms.projective.matrix(theta))[2, 2] > 0:
+        there = transforms.projective.warp(theta, point)
+        np.testing.assert_allclose(transforms.projective.warp(inverse, there), point, atol=1e-5)
+    else:
+        assert np.isnan(inverse).all()
+
+
+@pytest.mark.parametrize("shift", [1.0, 10 / 9, 2.0])
+def test_a_composition_warps_twice_or_is_not_finite(shift: float) -> None:
+    # The last entry of a after b: positive, about 0, negative.
+    a = jnp.asarray([1.0, 0, 0, 0, 1, 0, -0.9, 0])
+    b = jnp.asarray([1.0, 0, shift, 0, 1, 0, 0, 0])
+    composed, point = transforms.projective.compose(a, b), jnp.asarray([-1.2, 0.2])
+    if shift < 1.1:
+        twice = transforms.projective.warp(a, transforms.projective.warp(b, point))
+        np.testing.assert_allclose(transforms.projective.warp(composed, point), twice, atol=1e-5)
+    elif shift > 1.2:
+        assert np.isnan(composed).all()
+    centre_to_infinity = transforms.projective.compose(a.at[6].set(-1.0), b.at[2].set(1.0))
+    assert np.isnan(centre_to_infinity).all()

@@ -60,6 +60,40 @@ def test_coincident_points_need_regularisation() -> None:
     assert np.isfinite(gradient).all()
 
 
+def pair(distance: float) -> list[tuple[float, float]]:
+    """Five control points, two of them this far from each other."""
+    return [(-1.0, -1.0), (1.0, -1.0), (0.0, 1.0), (0.3, 0.1), (0.3 + distance, 0.1)]
+
+
+@pytest.mark.parametrize("distance", [0.0, 2e-6, 1e-4])
+def test_control_points_too_close_for_float32_are_refused(distance: float) -> None:
+    with pytest.raises(ValueError, match="control_points must be distinct") as error:
+        thin_plate_spline(pair(distance))
+    assert f"[0.3, 0.1] and [{0.3 + distance}, 0.1]" in str(error.value)
+
+
+@pytest.mark.parametrize("distance", [1e-2, 1e-1])
+def test_close_control_points_meet_their_offsets(distance: float) -> None:
+    theta = np.linspace(-1, 1, 10, dtype=np.float32)
+    points = np.asarray(pair(distance), np.float32)
+    warped = thin_plate_spline(pair(distance)).warp(theta, points)
+    np.testing.assert_allclose(warped, points + theta.reshape(5, 2), atol=3e-3)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (2, 24)])
+def test_many_control_points_are_distinct_enough(shape: tuple[int, int]) -> None:
+    assert thin_plate_spline(shape).num_params == 2 * shape[0] * shape[1]
+
+
+def test_made_inside_a_compiled_program() -> None:
+    @jax.jit
+    def warp(theta: jax.Array, points: jax.Array) -> jax.Array:
+        return thin_plate_spline((2, 5)).warp(theta, points)
+
+    points = jnp.asarray([[0.3, 0.1]])
+    np.testing.assert_array_equal(warp(jnp.zeros(20), points), points)
+
+
 def test_gradient_at_a_control_point_is_finite() -> None:
     transform = thin_plate_spline()
     controls = jnp.asarray(control_point_grid(4, 4), jnp.float32)
@@ -72,10 +106,17 @@ def test_gradient_at_a_control_point_is_finite() -> None:
     [
         ((1, 4), 0.0, "at least 2 each"),
         ((2.5, 4), 0.0, "whole numbers"),
-        ([(0, 0), (1, 1)], 0.0, r"shape \[K, 2\] with K >= 3; got shape \[2, 2\]|K, 2"),
+        ([(0, 0), (1, 1)], 0.0, r"shape \[K, 2\] with K >= 3; got shape \[2, 2\]"),
         ([(0, 0), (1, 1), (2, 2)], 0.0, "collinear"),
         ([(0, 0), (1, 1), (2, 2)], 1.0, "collinear"),
         ([(0, 0), (1, 0), (0, float("nan"))], 0.0, "finite"),
+        ((float("nan"), 4), 0.0, r"control_points must be \(rows, columns\).*got \(nan, 4\)"),
+        ((float("inf"), 4), 0.0, r"control_points must be \(rows, columns\).*got \(inf, 4\)"),
+        (("a", "b"), 0.0, r"control_points must be \(rows, columns\).*got \('a', 'b'\)"),
+        (None, 0.0, r"control_points must be \(rows, columns\).*got shape \[\]"),
+        ([(0, 0), (1,)], 0.0, r"control_points must be \(rows, columns\).*\(1,\)"),
+        ((4, 4), "x", "regularisation must be finite and at least 0; got 'x'"),
+        ((4, 4), None, "regularisation must be finite and at least 0; got None"),
         ((4, 4), -1.0, "regularisation must be finite and at least 0; got -1.0"),
         ((4, 4), float("inf"), "regularisation"),
     ],
