@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from stn_jax._checks import check_floating, check_shape, check_sizes
+from stn_jax._checks import check_bool, check_floating, check_shape, check_sizes
 from stn_jax._types import Array
 from stn_jax.coordinates import (
     centred_pixels,
@@ -21,6 +21,7 @@ from stn_jax.transforms.base import (
     Transform,
     apply_matrix,
     at_least_float32,
+    check_transform,
     dehomogenise,
     matmul,
 )
@@ -44,8 +45,8 @@ def affine_grid(
         `[h, w, 2]` or `[d, h, w, 3]`, in theta's precision, at least float32.
 
     Raises:
-        ValueError: on another shape of theta, one that is not floating, or an `output_shape` that
-            does not fit it.
+        ValueError: on another shape of theta, one that is not floating, an `output_shape` that
+            does not fit it, or an `align_corners` that is no bool.
 
     Example:
         >>> affine_grid(jnp.asarray([[1.0, 0, 0], [0, 1, 0]]), (1, 2))
@@ -54,6 +55,7 @@ def affine_grid(
 
     Source: Jaderberg et al. (2015), equation 1; values as torch's `affine_grid`.
     """
+    check_bool("align_corners", align_corners)
     shape = jnp.shape(theta)
     check_shape("theta", shape, "[2, 3] or [3, 4]", shape in ((2, 3), (3, 4)))
     matrix = jnp.asarray(theta)
@@ -84,12 +86,22 @@ def transform_grid(
         `[*output_shape, transform.ndim]`, for `grid_sample` and `outside_frame`.
 
     Raises:
-        ValueError: on a theta or `output_shape` that does not fit the transformation.
+        ValueError: on a theta or `output_shape` that does not fit the transformation, one that is
+            no `Transform`, or an `align_corners` that is no bool.
+
+    Example:
+        >>> from stn_jax.transforms import rotation
+        >>> transform_grid(jnp.asarray([0.0]), rotation, (1, 2))
+        Array([[[-0.5,  0. ],
+                [ 0.5,  0. ]]], dtype=float32)
     """
+    check_transform(transform)
+    check_bool("align_corners", align_corners)
+    theta = jnp.asarray(theta)
+    check_floating(f"theta of {transform.name}", theta)
     sizes = check_sizes("output_shape", output_shape, transform.ndim)
     points = target_points(sizes, align_corners=align_corners)
-    dtype = jnp.promote_types(jnp.asarray(theta).dtype, jnp.float32)
-    return transform.warp(jnp.asarray(theta), jnp.asarray(points, dtype))
+    return transform.warp(theta, jnp.asarray(points, at_least_float32(theta).dtype))
 
 
 def outside_frame(grid: Float[Array, "*out n"]) -> Bool[jax.Array, "*out"]:
@@ -97,6 +109,10 @@ def outside_frame(grid: Float[Array, "*out n"]) -> Bool[jax.Array, "*out"]:
 
     Their mean is the share of samples that read padding: where it nears 1, a transformer has left
     its image, and with it every gradient.
+
+    Example:
+        >>> outside_frame(jnp.asarray([[0.5, 1.0], [0.5, 1.1]]))
+        Array([False,  True], dtype=bool)
     """
     return jnp.any(~(jnp.abs(grid) <= 1), axis=-1)  # so that NaN counts as outside
 
@@ -129,7 +145,8 @@ def spatial_transform(
         `[*output_shape, c]` in the image's dtype.
 
     Raises:
-        ValueError: on shapes, a mode or a padding that do not fit.
+        ValueError: on shapes, a mode, a padding or a fill that do not fit, a `transform` that is
+            no `Transform`, or an `align_corners` that is no bool.
 
     Example:
         >>> image = jnp.arange(6.0).reshape(2, 3, 1)
@@ -140,6 +157,10 @@ def spatial_transform(
 
     Source: Jaderberg et al. (2015), sections 3.2 and 3.3.
     """
+    check_transform(transform)
+    check_bool("align_corners", align_corners)
+    theta = jnp.asarray(theta)
+    check_floating(f"theta of {transform.name}", theta)
     ndim = transform.ndim
     shape = jnp.shape(image)
     check_shape(f"image for {transform.name}", shape, f"of rank {ndim + 1}", len(shape) == ndim + 1)
@@ -147,7 +168,7 @@ def spatial_transform(
     target = check_sizes(
         "output_shape", output_shape if output_shape is not None else input_shape, ndim
     )
-    points = _source_pixels(jnp.asarray(theta), transform, input_shape, target, align_corners)
+    points = _source_pixels(theta, transform, input_shape, target, align_corners)
     bounds = [pixel_bounds(size, align_corners=align_corners) for size in reversed(input_shape)]
     return sample(image, points, bounds, mode=mode, padding_mode=padding_mode, fill=fill)
 

@@ -10,7 +10,7 @@ become a grouped one.
 """
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import flax.linen as nn
@@ -64,7 +64,7 @@ def conv2d(
     if padding == "SAME":
         borders = [((size - 1) // 2, size // 2) for size in kernel.shape[:2]]
         image = jnp.pad(image, [(0, 0)] * (image.ndim - 3) + [*borders, (0, 0)])
-    images = jnp.reshape(image, (-1, *image.shape[-3:]))
+    images = jnp.reshape(image, (prod(image.shape[:-3]), *image.shape[-3:]))
     # The faster form depends on the device that the program is compiled for. That is known when it
     # is lowered; while it is traced, `jax.default_backend()` would be wrong for a program that a
     # machine with a GPU runs on its CPU. GPUs and TPUs have tuned convolutions.

@@ -6,6 +6,7 @@ only (residual angle 30 degrees with ReLU, 18 with GELU, the rest being equal).
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import flax.linen as nn
@@ -26,7 +27,7 @@ torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 def flatten(x: Float[Array, "b *shape"]) -> Features:
     """All axes but the first as one."""
-    return jnp.reshape(x, (x.shape[0], -1))
+    return jnp.reshape(x, (x.shape[0], prod(x.shape[1:])))  # -1 does not do for an empty batch
 
 
 class FCNLocalisationNetwork(nn.Module):

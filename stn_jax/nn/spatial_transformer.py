@@ -6,10 +6,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
+from stn_jax._checks import check_shape
 from stn_jax._types import Array
-from stn_jax.transforms.base import Transform
+from stn_jax.transforms.base import Transform, check_transform
 from stn_jax.warping import spatial_transform, transform_grid
 
 Intermediates = dict[str, Any]
@@ -31,6 +33,10 @@ class SpatialTransformer(nn.Module):
         fill: the value of what lies outside under `zeros`, a number or one per channel: the
             background of images that are normalised.
         initial_theta: start of the regression's bias, `[num_params]`; by default the identity.
+
+    Raises:
+        ValueError: on a transform that is no `Transform`, an `initial_theta` of another size, a
+            localisation network that returns anything but `[b, f]`, and as `spatial_transform`.
 
     Example:
         >>> from stn_jax import transforms
@@ -56,12 +62,15 @@ class SpatialTransformer(nn.Module):
 
     def setup(self) -> None:
         """Adds the regression layer."""
+        check_transform(self.transform)
         start = self.transform.identity if self.initial_theta is None else self.initial_theta
+        count = self.transform.num_params
+        check_shape("initial_theta", np.shape(start), f"[{count}]", np.shape(start) == (count,))
         # Named after the localisation network, whose learning rate it shares.
         self.localisation_regression = nn.Dense(
-            self.transform.num_params,
+            count,
             kernel_init=nn.initializers.zeros,
-            bias_init=lambda key, shape, dtype: jnp.asarray(start, dtype).reshape(shape),
+            bias_init=lambda key, shape, dtype: jnp.asarray(start, dtype),
         )
 
     def __call__(self, images: Float[Array, "b *spatial c"]) -> Float[jax.Array, "b *out c"]:
@@ -78,8 +87,9 @@ class SpatialTransformer(nn.Module):
             "output": output}`; under `jit` what is not used is not computed.
         """
         features = self.localisation(images)
+        _check_features(features, len(images))
         theta = self.localisation_regression(features.astype(jnp.float32))
-        shape = tuple(self.output_shape or images.shape[1:-1])
+        shape = images.shape[1:-1] if self.output_shape is None else self.output_shape
 
         def warp(image: jax.Array, theta: jax.Array) -> jax.Array:
             return spatial_transform(
@@ -100,11 +110,24 @@ class SpatialTransformer(nn.Module):
         return output, {"theta": theta, "grid": jax.vmap(grid)(theta), "output": output}
 
 
+def _check_features(features: Any, batch_size: int) -> None:
+    """Raises `ValueError` unless a localisation network returned features of each image."""
+    shape = getattr(features, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != batch_size:
+        found = type(features).__name__ if shape is None else list(shape)
+        raise ValueError(
+            f"localisation must return features of shape [{batch_size}, f]; got {found}"
+        )
+
+
 class ParallelTransformers(nn.Module):
     """Several transformers that look at the same images; their outputs are stacked as channels.
 
     Attributes:
-        transformers: with outputs of one spatial shape.
+        transformers: one at least, with outputs of one spatial shape.
+
+    Raises:
+        ValueError: if there is none, or their outputs differ in shape.
     """
 
     transformers: Sequence[SpatialTransformer]
@@ -117,10 +140,17 @@ class ParallelTransformers(nn.Module):
         self, images: Images
     ) -> tuple[Float[jax.Array, "b out_h out_w channels"], Intermediates]:
         """As `__call__`, and the intermediates of transformer i under `transformer_i`."""
+        if not self.transformers:
+            raise ValueError("transformers must hold one at least; got none")
         outputs, intermediates = zip(
             *(transformer.with_intermediates(images) for transformer in self.transformers),
             strict=True,
         )
+        shapes = list(dict.fromkeys(str(list(output.shape[1:-1])) for output in outputs))
+        if len(shapes) > 1:
+            raise ValueError(
+                f"transformers must have outputs of one shape; got {' and '.join(shapes)}"
+            )
         named = {f"transformer_{i}": each for i, each in enumerate(intermediates)}
         return jnp.concatenate(outputs, axis=-1), named
 

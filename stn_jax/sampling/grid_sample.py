@@ -8,10 +8,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Float, Shaped
 
-from stn_jax._checks import check_choice, check_floating, check_shape
+from stn_jax._checks import (
+    as_numbers,
+    check_bool,
+    check_choice,
+    check_floating,
+    check_shape,
+    is_floating,
+    is_traced,
+)
 from stn_jax._types import Array
 from stn_jax.coordinates import pixel_bounds, to_pixels
 from stn_jax.sampling.bilinear import bilinear
@@ -51,8 +60,8 @@ def grid_sample(
 
     Raises:
         ValueError: on a mode or padding that does not exist, shapes that do not fit, an empty
-            spatial axis, a grid that is not floating, or an integer image in another mode
-            than `nearest`.
+            spatial axis, a grid that is not floating, an integer image in another mode than
+            `nearest`, or a fill that is no number or that the image's dtype cannot hold.
 
     Example:
         >>> image = jnp.arange(4.0).reshape(2, 2, 1)
@@ -62,6 +71,7 @@ def grid_sample(
 
     Source: Jaderberg et al. (2015), section 3.3; values and gradients as torch's `grid_sample`.
     """
+    check_bool("align_corners", align_corners)
     ndim = jnp.ndim(image) - 1
     check_shape("image", jnp.shape(image), "[h, w, c] or [d, h, w, c]", ndim in (2, 3))
     shape = jnp.shape(grid)
@@ -104,17 +114,15 @@ def sample(
     image = jnp.asarray(image)
     *spatial, channels = image.shape
     check_shape("image", image.shape, "[*spatial, c] without empty spatial axes", min(spatial) > 0)
-    if mode != "nearest" and not jnp.issubdtype(image.dtype, jnp.floating):
+    if mode != "nearest" and not is_floating(image.dtype):
         raise ValueError(
             f"image must be of a floating dtype for mode {mode}; got {image.dtype} "
             "(nearest takes any dtype)"
         )
     # Sums are taken in float32 or wider, and so is, by transposition, the image's gradient.
     values = image if mode == "nearest" else image.astype(_accumulator(image, points))
-    background = jnp.asarray(fill, values.dtype)
-    if background.shape not in ((), (channels,)):
-        raise ValueError(f"fill must be a number or one per channel, [{channels}]; got {fill!r}")
-    background = jnp.broadcast_to(background, (channels,))
+    check_fill(fill, image.dtype, channels)
+    background = jnp.broadcast_to(jnp.asarray(fill, values.dtype), (channels,))
     axes = [
         Axis(size, bound, mode, padding_mode)
         for size, bound in zip(reversed(spatial), bounds, strict=True)
@@ -128,6 +136,18 @@ def sample(
         tamed = tuple(_tamed(p, axis) for p, axis in zip(points, axes, strict=True))
         output = _sample(values, lax.optimization_barrier(tamed), background, tuple(axes))
     return output.astype(image.dtype)
+
+
+def check_fill(fill: object, dtype: np.dtype, channels: int) -> None:
+    """Raises `ValueError` unless `fill` is a number or one for each channel, and fits `dtype`."""
+    values = jnp.asarray(fill) if is_traced(fill) else as_numbers(fill)
+    if values is None or values.shape not in ((), (channels,)):
+        raise ValueError(f"fill must be a number or one per channel, [{channels}]; got {fill!r}")
+    if not is_traced(fill) and not jnp.issubdtype(dtype, jnp.floating):
+        with np.errstate(all="ignore"):  # what is changed by the cast is refused
+            fits = (values.astype(dtype) == values).all()
+        if not fits:
+            raise ValueError(f"fill must be a value of the image's dtype, {dtype}; got {fill!r}")
 
 
 class Axis(NamedTuple):

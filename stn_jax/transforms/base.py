@@ -67,6 +67,15 @@ class Transform(NamedTuple):
         return f"Transform({self.name!r}, num_params={self.num_params})"
 
 
+def check_transform(transform: object) -> None:
+    """Raises `ValueError` unless `transform` is a `Transform`."""
+    if not isinstance(transform, Transform):
+        raise ValueError(
+            "transform must be one of stn_jax.transforms, or made by calling thin_plate_spline; "
+            f"got {transform!r}"
+        )
+
+
 def constant(values: Sequence[float]) -> np.ndarray:
     """A read-only float32 vector."""
     array = np.asarray(values, np.float32)

@@ -1,8 +1,6 @@
 """The thin plate spline: the smoothest warp that moves given control points as told."""
 
 import functools
-import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from stn_jax._checks import check_at_least_0
 from stn_jax._types import Array
 from stn_jax.transforms.base import Transform, as_points, as_theta, constant
 
@@ -71,8 +70,7 @@ def thin_plate_spline(
                 f"[K, 2] points; got {control_points!r}"
             )
         points = control_point_grid(*(int(size) for size in points))
-    if not (isinstance(regularisation, numbers.Real) and 0 <= regularisation < math.inf):
-        raise ValueError(f"regularisation must be finite and at least 0; got {regularisation!r}")
+    check_at_least_0("regularisation", regularisation)
     return _thin_plate_spline(tuple(map(tuple, _check_points(points))), float(regularisation))
 
 

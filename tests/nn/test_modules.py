@@ -1,5 +1,7 @@
 """Transformers as modules: where they stand, what they start from, what they return."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -121,6 +123,33 @@ def test_transformers_anywhere_in_a_network(name: str) -> None:
         assert set(each) == {"theta", "grid", "output"}
 
 
+WHOLE = [
+    (SpatialTransformer(localisation, transform, mode=mode), FCN())
+    for localisation in (FCNLocalisationNetwork(), CNNLocalisationNetwork())
+    for transform in (transforms.affine, transforms.thin_plate_spline())
+    for mode in ("nearest", "bilinear", "bicubic")
+] + [
+    (SpatialTransformer(TutorialLocalisationNetwork(), transforms.affine), TutorialClassifier()),
+    *(make() for make, _ in STACKS.values()),
+]
+
+
+@pytest.mark.parametrize("stages", WHOLE, ids=range(len(WHOLE)))
+def test_an_empty_batch_gives_an_empty_batch(stages: tuple[nn.Module, ...]) -> None:
+    network = SpatialTransformerNetwork(stages)
+    variables = jax.eval_shape(network.init, KEY, IMAGES)
+    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variables)
+    logits, found = network.apply(variables, IMAGES[:0])
+    assert logits.shape == (0, 10)
+    assert all(each["theta"].shape[0] == 0 for each in found.values())
+
+    def loss(params: dict) -> jax.Array:
+        return jnp.sum(network.apply({"params": params}, IMAGES[:0])[0])
+
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(variables["params"])):
+        np.testing.assert_array_equal(leaf, 0)
+
+
 def test_parallel_transformers_stack_channels() -> None:
     module = ParallelTransformers([transformer(), transformer()])
     two_channels = jnp.concatenate([IMAGES, -IMAGES], axis=-1)
@@ -193,3 +222,59 @@ def test_inside_an_nnx_model() -> None:
     regression = gradients["transformer"]["localisation_regression"]
     assert model(IMAGES).shape == (3, 10)
     assert np.abs(regression["bias"][...]).min() > 0
+
+
+def test_the_output_shape_is_any_sequence(unchecked: None) -> None:
+    module = transformer(output_shape=np.asarray([14, 20]))
+    assert module.apply(module.init(KEY, IMAGES), IMAGES).shape == (3, 14, 20, 1)
+
+
+class Flat(nn.Module):
+    """A localisation network that returns one number an example, without an axis of features."""
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return images.mean(axis=(1, 2, 3))
+
+
+class Pooled(nn.Module):
+    """A localisation network that forgets which example is which."""
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return images.mean(axis=(0, 1, 2))[None]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: transformer(output_shape=()), r"output_shape must be 2 .* integers; got \(\)"),
+        (
+            lambda: transformer(initial_theta=(1.0, 0.0)),
+            r"initial_theta must have shape \[6\]; got \[2\]",
+        ),
+        (
+            lambda: SpatialTransformer(Flat(), transforms.affine),
+            r"localisation must return features of shape \[3, f\]; got \[3\]",
+        ),
+        (
+            lambda: SpatialTransformer(Pooled(), transforms.affine),
+            r"localisation must return features of shape \[3, f\]; got \[1, 1\]",
+        ),
+        (
+            lambda: SpatialTransformer(SpatialTransformerNetwork([FCN()]), transforms.affine),
+            r"localisation must return features of shape \[3, f\]; got tuple",
+        ),
+        (lambda: ParallelTransformers([]), "transformers must hold one at least; got none"),
+        (
+            lambda: ParallelTransformers([transformer(), transformer(output_shape=(9, 8))]),
+            r"transformers must have outputs of one shape; got \[28, 28\] and \[9, 8\]",
+        ),
+        (lambda: transformer("affine"), "transform must be one of stn_jax.transforms, .*'affine'"),
+        (
+            lambda: transformer(transforms.thin_plate_spline),
+            "or made by calling thin_plate_spline; got <function thin_plate_spline",
+        ),
+    ],
+)
+def test_errors(make: Callable[[], nn.Module], message: str, unchecked: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        make().init(KEY, IMAGES)

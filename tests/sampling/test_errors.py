@@ -121,3 +121,85 @@ def test_empty_image_through_spatial_transform() -> None:
 def test_options_are_keyword_only() -> None:
     with pytest.raises(TypeError):
         stn_jax.grid_sample(IMAGE, GRID, "bilinear")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("fill", "dtype"),
+    [
+        ("a", "float32"),
+        (None, "float32"),
+        (1j, "float32"),
+        ([1.0, [2.0]], "float32"),
+        ([1.0] * 3, "float32"),
+        (-1, "uint8"),
+        (300, "uint8"),
+        (0.5, "uint8"),
+        (float("nan"), "int32"),
+        (2, "bool"),
+        ((0, 256), "uint8"),
+    ],
+)
+def test_fill(fill: Any, dtype: str) -> None:
+    image, theta = jnp.ones((3, 4, 2), dtype), jnp.asarray(AFFINE.identity)
+    with pytest.raises(ValueError, match="fill must be ") as error:
+        stn_jax.grid_sample(image, GRID, mode="nearest", fill=fill)
+    assert repr(fill) in message(error)
+    with pytest.raises(ValueError, match="fill must be "):
+        stn_jax.spatial_transform(image, theta, AFFINE, mode="nearest", fill=fill)
+
+
+@pytest.mark.parametrize(
+    ("fill", "dtype"), [(255, "uint8"), (7.0, "uint8"), (True, "bool"), (1, "bool"), (-9, "int8")]
+)
+def test_fill_that_fits(fill: Any, dtype: str) -> None:
+    outside = GRID + 9
+    output = stn_jax.grid_sample(jnp.ones((3, 4, 2), dtype), outside, mode="nearest", fill=fill)
+    assert output.dtype == dtype
+    assert (output == fill).all()
+
+
+def test_fill_may_be_traced() -> None:
+    def total(fill: jax.Array) -> jax.Array:
+        return jnp.sum(stn_jax.grid_sample(IMAGE, GRID + 9, fill=[fill, 2.0]))
+
+    assert jax.jit(jax.grad(total))(1.0) == 30
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_narrow_floats_need_nearest(dtype: str) -> None:
+    image = jnp.ones((3, 4, 2), dtype)
+    with pytest.raises(ValueError, match=r"image must be of a floating dtype for mode .*; got f"):
+        stn_jax.grid_sample(image, GRID)
+    assert (stn_jax.grid_sample(image, GRID, mode="nearest") == 1).all()
+    with pytest.raises(ValueError, match=f"grid must be of a floating dtype; got {dtype}, which"):
+        stn_jax.grid_sample(IMAGE, GRID.astype(dtype))
+    with pytest.raises(ValueError, match="theta of affine must be of a floating dtype"):
+        stn_jax.spatial_transform(IMAGE, jnp.asarray(AFFINE.identity).astype(dtype), AFFINE)
+
+
+@pytest.mark.parametrize("bad", [1, 0, "False", None, jnp.asarray(True)], ids=repr)
+def test_align_corners(bad: Any) -> None:
+    theta = jnp.asarray(AFFINE.identity)
+    for call in (
+        lambda: stn_jax.grid_sample(IMAGE, GRID, align_corners=bad),
+        lambda: stn_jax.affine_grid(theta.reshape(2, 3), (3, 4), align_corners=bad),
+        lambda: stn_jax.transform_grid(theta, AFFINE, (3, 4), align_corners=bad),
+        lambda: stn_jax.spatial_transform(IMAGE, theta, AFFINE, align_corners=bad),
+    ):
+        with pytest.raises(ValueError, match="align_corners must be True or False; got"):
+            call()
+
+
+@pytest.mark.parametrize("bad", ["affine", None, stn_jax.transforms.thin_plate_spline])
+def test_transform(bad: Any) -> None:
+    theta = jnp.asarray(AFFINE.identity)
+    for call in (
+        lambda: stn_jax.spatial_transform(IMAGE, theta, bad),
+        lambda: stn_jax.transform_grid(theta, bad, (3, 4)),
+    ):
+        with pytest.raises(ValueError, match="transform must be") as error:
+            call()
+        assert message(error) == (
+            "transform must be one of stn_jax.transforms, or made by calling thin_plate_spline; "
+            f"got {bad!r}"
+        )
