@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
-from stn_jax._checks import check_shape, check_sizes
+from stn_jax._checks import as_numbers, check_at_least_0, check_shape, check_sizes, is_traced
 from stn_jax._types import Array
 from stn_jax.transforms import affine, projective, thin_plate_spline
 from stn_jax.transforms.base import homogeneous, matmul
@@ -29,6 +29,45 @@ Output = Float[jax.Array, "out_h out_w c"]
 Theta = Float[jax.Array, " num_params"]
 
 ELASTIC_CONTROL_POINTS = (4, 4)
+
+
+def _image_shape(image: Array) -> tuple[int, int]:
+    """Height and width of an image `[h, w, c]`."""
+    shape = jnp.shape(image)
+    check_shape("image", shape, "[h, w, c]", len(shape) == 3)
+    return shape[0], shape[1]
+
+
+def _check_canvas(canvas: Shape, image_shape: Shape) -> tuple[int, ...]:
+    """`canvas` as a tuple, or `ValueError` where an image does not fit on it whole."""
+    sizes, least = check_sizes("canvas", canvas, 2), check_sizes("image_shape", image_shape, 2)
+    if sizes[0] < least[0] or sizes[1] < least[1]:
+        raise ValueError(f"canvas must be at least the image's {list(least)}; got {list(sizes)}")
+    return sizes
+
+
+def _draw_scale(key: PRNGKeyArray, scale: tuple[float, float]) -> Float[jax.Array, ""]:
+    """A factor between the smallest and the largest scale."""
+    if not is_traced(scale):
+        pair = as_numbers(scale)
+        if pair is None or pair.shape != (2,) or not 0 < pair[0] <= pair[1] < math.inf:
+            raise ValueError(f"scale must be two finite numbers, 0 < low <= high; got {scale!r}")
+    return jax.random.uniform(key, (), minval=scale[0], maxval=scale[1])
+
+
+def _draw_angle(key: PRNGKeyArray, max_angle_rad: float) -> Float[jax.Array, ""]:
+    check_at_least_0("max_angle_rad", max_angle_rad)
+    return jax.random.uniform(key, (), minval=-max_angle_rad, maxval=max_angle_rad)
+
+
+def _draw_noise(
+    key: PRNGKeyArray, image_shape: Shape, sigma_px: float, count: int
+) -> Float[jax.Array, "count 2"]:
+    """Shifts N(0, sigma_px) of points of an image, in normalised units."""
+    check_at_least_0("sigma_px", sigma_px)
+    height, width = check_sizes("image_shape", image_shape, 2)
+    half = jnp.asarray([width, height]) / 2
+    return jax.random.normal(key, (count, 2)) * sigma_px / half
 
 
 def _affine_theta(matrix_px: jax.Array, image_shape: Shape, canvas: Shape) -> Theta:
@@ -49,8 +88,8 @@ def _rotate_scale_shift(
 
 def _draw_place(key: PRNGKeyArray, image_shape: Shape, canvas: Shape) -> Float[jax.Array, "2"]:
     """A shift (x, y) in pixels that keeps an image of `image_shape` whole on the canvas."""
+    canvas = _check_canvas(canvas, image_shape)
     room = jnp.asarray([canvas[1] - image_shape[1], canvas[0] - image_shape[0]]) / 2
-    room = jnp.maximum(room, 0.0)
     return jax.random.uniform(key, (2,), minval=-room, maxval=room)
 
 
@@ -58,7 +97,8 @@ def draw_r(
     key: PRNGKeyArray, image_shape: Shape, *, max_angle_rad: float = math.pi / 2
 ) -> Float[jax.Array, "6"]:
     """Theta (affine) of R: a rotation by U(-max_angle_rad, max_angle_rad)."""
-    angle = jax.random.uniform(key, (), minval=-max_angle_rad, maxval=max_angle_rad)
+    image_shape = check_sizes("image_shape", image_shape, 2)
+    angle = _draw_angle(key, max_angle_rad)
     matrix = _rotate_scale_shift(angle, 1.0, jnp.zeros(2))
     return _affine_theta(matrix, image_shape, image_shape)
 
@@ -74,11 +114,14 @@ def r(key: PRNGKeyArray, image: Image, *, max_angle_rad: float = math.pi / 2) ->
     Returns:
         `[h, w, c]`.
 
+    Raises:
+        ValueError: on an image of another rank, or an angle that is negative or not finite.
+
     Example:
         >>> r(jax.random.key(0), jnp.ones((28, 28, 1))).shape
         (28, 28, 1)
     """
-    theta = draw_r(key, image.shape[:2], max_angle_rad=max_angle_rad)
+    theta = draw_r(key, _image_shape(image), max_angle_rad=max_angle_rad)
     return spatial_transform(image, theta, affine)
 
 
@@ -92,8 +135,7 @@ def draw_rts(
 ) -> Float[jax.Array, "6"]:
     """Theta (affine, canvas to image) of RTS: rotation, uniform scale and a random place."""
     angle_key, scale_key, place_key = jax.random.split(key, 3)
-    angle = jax.random.uniform(angle_key, (), minval=-max_angle_rad, maxval=max_angle_rad)
-    factor = jax.random.uniform(scale_key, (), minval=scale[0], maxval=scale[1])
+    angle, factor = _draw_angle(angle_key, max_angle_rad), _draw_scale(scale_key, scale)
     place = _draw_place(place_key, image_shape, canvas)
     return _affine_theta(_rotate_scale_shift(angle, factor, place), image_shape, canvas)
 
@@ -117,9 +159,18 @@ def rts(
 
     Returns:
         `[*canvas, c]`.
+
+    Raises:
+        ValueError: on an image of another rank or larger than the canvas, an angle that is
+            negative or not finite, or a scale that is not 0 < low <= high.
+
+    Example:
+        >>> rts(jax.random.key(0), jnp.ones((28, 28, 1))).shape
+        (42, 42, 1)
     """
-    canvas = check_sizes("canvas", canvas, 2)
-    theta = draw_rts(key, image.shape[:2], canvas=canvas, max_angle_rad=max_angle_rad, scale=scale)
+    theta = draw_rts(
+        key, _image_shape(image), canvas=canvas, max_angle_rad=max_angle_rad, scale=scale
+    )
     return spatial_transform(image, theta, affine, output_shape=canvas)
 
 
@@ -132,9 +183,8 @@ def draw_p(
 ) -> Float[jax.Array, "8"]:
     """Theta (projective) of P: the frame's corners, scaled, then each moved by N(0, sigma_px)."""
     scale_key, noise_key = jax.random.split(key)
-    factor = jax.random.uniform(scale_key, (), minval=scale[0], maxval=scale[1])
-    half = jnp.asarray([image_shape[1], image_shape[0]]) / 2
-    noise = jax.random.normal(noise_key, (4, 2)) * sigma_px / half
+    factor = _draw_scale(scale_key, scale)
+    noise = _draw_noise(noise_key, image_shape, sigma_px, len(_SQUARE))
     return _square_to_quadrilateral(_SQUARE / factor + noise)
 
 
@@ -181,8 +231,16 @@ def p(
 
     Returns:
         `[h, w, c]`.
+
+    Raises:
+        ValueError: on an image of another rank, a deviation that is negative or not finite, or a
+            scale that is not 0 < low <= high.
+
+    Example:
+        >>> p(jax.random.key(0), jnp.ones((28, 28, 1))).shape
+        (28, 28, 1)
     """
-    theta = draw_p(key, image.shape[:2], scale=scale, sigma_px=sigma_px)
+    theta = draw_p(key, _image_shape(image), scale=scale, sigma_px=sigma_px)
     return spatial_transform(image, theta, projective)
 
 
@@ -195,10 +253,9 @@ def draw_e(
 ) -> Float[jax.Array, "32"]:
     """Theta (thin plate spline, 4 x 4) of E: a scale, control points moved by N(0, sigma_px)."""
     scale_key, noise_key = jax.random.split(key)
-    factor = jax.random.uniform(scale_key, (), minval=scale[0], maxval=scale[1])
+    factor = _draw_scale(scale_key, scale)
     controls = jnp.asarray(control_point_grid(*ELASTIC_CONTROL_POINTS), jnp.float32)
-    half = jnp.asarray([image_shape[1], image_shape[0]]) / 2
-    noise = jax.random.normal(noise_key, controls.shape) * sigma_px / half
+    noise = _draw_noise(noise_key, image_shape, sigma_px, len(controls))
     # A spline follows an affine motion of its control points exactly, so the scale is one too.
     return ((controls + noise) / factor - controls).ravel()
 
@@ -220,8 +277,16 @@ def e(
 
     Returns:
         `[h, w, c]`.
+
+    Raises:
+        ValueError: on an image of another rank, a deviation that is negative or not finite, or a
+            scale that is not 0 < low <= high.
+
+    Example:
+        >>> e(jax.random.key(0), jnp.ones((28, 28, 1))).shape
+        (28, 28, 1)
     """
-    theta = draw_e(key, image.shape[:2], scale=scale, sigma_px=sigma_px)
+    theta = draw_e(key, _image_shape(image), scale=scale, sigma_px=sigma_px)
     return spatial_transform(image, theta, thin_plate_spline(ELASTIC_CONTROL_POINTS))
 
 
@@ -243,9 +308,15 @@ def t(key: PRNGKeyArray, image: Image, *, canvas: Shape = (84, 84)) -> Output:
 
     Returns:
         `[*canvas, c]`.
+
+    Raises:
+        ValueError: on an image of another rank or larger than the canvas.
+
+    Example:
+        >>> t(jax.random.key(0), jnp.ones((28, 28, 1))).shape
+        (84, 84, 1)
     """
-    canvas = check_sizes("canvas", canvas, 2)
-    theta = draw_t(key, image.shape[:2], canvas=canvas)
+    theta = draw_t(key, _image_shape(image), canvas=canvas)
     return spatial_transform(image, theta, affine, output_shape=canvas)
 
 
@@ -271,10 +342,15 @@ def tc(
         `[*canvas, c]`: at each pixel the brightest of the image and the crops.
 
     Raises:
-        ValueError: if `others` are not images of the same kind, or a crop fits neither them nor
-            the canvas.
+        ValueError: if `others` are not images of the same kind, a crop fits neither them nor the
+            canvas, or the image does not fit on it.
+
+    Example:
+        >>> others = jnp.ones((6, 28, 28, 1))
+        >>> tc(jax.random.key(0), jnp.ones((28, 28, 1)), others).shape
+        (60, 60, 1)
     """
-    height, width = canvas = check_sizes("canvas", canvas, 2)
+    height, width = canvas = _check_canvas(canvas, _image_shape(image))
     fits = others.ndim == 4 and others.shape[-1] == image.shape[-1]
     check_shape("others", others.shape, f"[crops, h, w, {image.shape[-1]}]", fits)
     largest = min(*canvas, *others.shape[1:3])
@@ -292,7 +368,7 @@ def tc(
 
     placed = t(image_key(key), image, canvas=canvas)
     keys = jax.random.split(jax.random.fold_in(key, 1), len(others))
-    crops = jax.vmap(add_crop)(keys, jnp.asarray(others))
+    crops = jax.vmap(add_crop)(keys, jnp.asarray(others, placed.dtype))
     return jnp.maximum(placed, crops.max(axis=0, initial=0.0))
 
 

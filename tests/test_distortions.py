@@ -127,3 +127,68 @@ def test_tc_errors(crop_size: int, unchecked: None) -> None:
         distortions.tc(KEYS[0], BLOB, others, crop_size=crop_size)
     with pytest.raises(ValueError, match=r"others must have shape \[crops, h, w, 1\]"):
         distortions.tc(KEYS[0], BLOB, jnp.ones((2, *SHAPE, 3)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_result_has_the_images_dtype(dtype: jnp.dtype) -> None:
+    image = BLOB.astype(dtype)
+    for distort, _ in SIMPLE.values():
+        assert distort(KEYS[0], image).dtype == dtype
+    assert distortions.tc(KEYS[0], image, jnp.ones((2, *SHAPE, 1))).dtype == dtype
+
+
+def test_strengths_may_be_traced(unchecked: None) -> None:
+    @jax.jit
+    def distort(strength: jax.Array) -> tuple[jax.Array, ...]:
+        return (
+            distortions.r(KEYS[0], BLOB, max_angle_rad=strength),
+            distortions.p(KEYS[0], BLOB, scale=(strength, 1.0), sigma_px=strength),
+        )
+
+    assert all(np.isfinite(each).all() for each in distort(0.5))
+
+
+OTHERS = jnp.ones((2, *SHAPE, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("r", {"max_angle_rad": -0.1}, "max_angle_rad must be finite and at least 0; got -0.1"),
+        ("rts", {"max_angle_rad": math.nan}, "max_angle_rad must be finite and at least 0"),
+        ("rts", {"max_angle_rad": "1"}, "max_angle_rad must be finite and at least 0; got '1'"),
+        ("p", {"sigma_px": -1.0}, "sigma_px must be finite and at least 0; got -1.0"),
+        ("e", {"sigma_px": math.inf}, "sigma_px must be finite and at least 0; got inf"),
+        *(
+            (name, {"scale": scale}, "scale must be two finite numbers, 0 < low <= high")
+            for name in ("rts", "p", "e")
+            for scale in ((0.0, 1.0), (-1.0, 1.0), (1.0, 0.5), (1.0, math.nan), (1.0,), 1.0, "ab")
+        ),
+        *(
+            (name, {"canvas": canvas}, message)
+            for name in ("rts", "t", "tc")
+            for canvas, message in (
+                (42, "canvas must be 2 non-negative integers; got 42"),
+                ((28, 27), r"canvas must be at least the image's \[28, 28\]; got \[28, 27\]"),
+            )
+        ),
+    ],
+)
+def test_errors(name: str, options: dict, message: str, unchecked: None) -> None:
+    others = (OTHERS,) if name == "tc" else ()
+    with pytest.raises(ValueError, match=message):
+        getattr(distortions, name)(KEYS[0], BLOB, *others, **options)
+    if name != "tc":
+        with pytest.raises(ValueError, match=message):
+            getattr(distortions, f"draw_{name}")(KEYS[0], SHAPE, **options)
+
+
+@pytest.mark.parametrize("name", [*SIMPLE, "tc"])
+@pytest.mark.parametrize("shape", [SHAPE, (1, *SHAPE, 1), ()])
+def test_errors_of_the_shape(name: str, shape: tuple[int, ...], unchecked: None) -> None:
+    others = (OTHERS,) if name == "tc" else ()
+    with pytest.raises(ValueError, match=r"image must have shape \[h, w, c\]; got"):
+        getattr(distortions, name)(KEYS[0], jnp.ones(shape), *others)
+    if name != "tc":
+        with pytest.raises(ValueError, match="image_shape must be 2 non-negative integers"):
+            getattr(distortions, f"draw_{name}")(KEYS[0], (*SHAPE, 1))
