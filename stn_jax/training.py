@@ -4,9 +4,10 @@ What is trained is given by an objective, `(params, batch, key) -> values per ex
 transformation; nothing here knows of networks, images or transformers. Data is a dictionary of
 arrays with one leading axis, kept on the device as a whole.
 
-Randomness is counted, not carried: step i of a run draws from `fold_in(key, i)` and the order of
-epoch j from `fold_in(key, j)` of a key of its own. A state restored from a checkpoint therefore
-continues as if nothing had happened.
+Randomness is counted, not carried. Three keys are folded from a run's: one for what the objective
+draws, one for what prepares the data, one for the order. Step i draws from `fold_in(key, i)` of the
+first two, the order of epoch j from `fold_in(key, j)` of the third. A state restored from a
+checkpoint therefore continues as if nothing had happened.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +26,10 @@ Means = dict[str, Float[Array, ""]]
 Objective = Callable[[Params, Batch, PRNGKeyArray | None], Values]
 # What becomes of a batch before the objective sees it, given a key for each of its examples.
 Prepare = Callable[[PRNGKeyArray, Batch], Batch]
+
+
+# What is folded into a run's key for each of its uses.
+OBJECTIVE, DATA, ORDER = 0x0B1E, 0xDA7A, 0x0DE5
 
 
 class TrainState(NamedTuple):
@@ -105,9 +110,10 @@ def train_step(
         The next state, and the batch's means of the objective's values with the norm of the
         gradient as `gradient_norm`.
     """
+    key = _key(state.key, OBJECTIVE, state.step)
 
     def loss(params: Params) -> tuple[Array, Values]:
-        values = objective(params, batch, jax.random.fold_in(state.key, state.step))
+        values = objective(params, batch, key)
         return jnp.mean(values["loss"]), values
 
     gradients, values = jax.grad(loss, has_aux=True)(state.params)
@@ -115,6 +121,11 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     means = jax.tree.map(jnp.mean, values) | {"gradient_norm": optax.tree.norm(gradients)}
     return TrainState(state.step + 1, params, opt_state, state.key), means
+
+
+def _key(key: PRNGKeyArray, use: int, count: Int[Array, ""] | int) -> PRNGKeyArray:
+    """The key of a step or an epoch for one of its uses."""
+    return jax.random.fold_in(jax.random.fold_in(key, use), count)
 
 
 def epoch_order(
@@ -127,15 +138,18 @@ def epoch_order(
     Raises:
         ValueError: if there are fewer examples than a batch holds.
     """
+    steps = _steps_per_epoch(num_examples, batch_size)
+    order = jax.random.permutation(_key(key, ORDER, epoch), num_examples)
+    return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+def _steps_per_epoch(num_examples: int, batch_size: int) -> int:
     if not 1 <= batch_size <= num_examples:
         raise ValueError(
             f"batch_size must be between 1 and the number of examples, {num_examples}; "
             f"got {batch_size}"
         )
-    steps = num_examples // batch_size
-    order_key = jax.random.fold_in(jax.random.fold_in(key, 0x0DE5), epoch)
-    order = jax.random.permutation(order_key, num_examples)
-    return order[: steps * batch_size].reshape(steps, batch_size)
+    return num_examples // batch_size
 
 
 def train_steps(
@@ -153,8 +167,8 @@ def train_steps(
     """
 
     def body(state: TrainState, indices: Array) -> tuple[TrainState, Means]:
-        step_key = jax.random.fold_in(jax.random.fold_in(state.key, 0xDA7A), state.step)
-        batch = prepare(jax.random.split(step_key, len(indices)), take(data, indices))
+        keys = jax.random.split(_key(state.key, DATA, state.step), len(indices))
+        batch = prepare(keys, take(data, indices))
         return train_step(objective, optimizer, state, batch)
 
     return jax.lax.scan(body, state, order)
@@ -163,6 +177,10 @@ def train_steps(
 def take(data: Batch, indices: Int[Array, " b"]) -> Batch:
     """The examples at `indices`."""
     return jax.tree.map(lambda array: jnp.take(array, indices, axis=0), data)
+
+
+def _num_examples(data: Batch) -> int:
+    return len(next(iter(jax.tree.leaves(data)), ()))
 
 
 def fit(
@@ -181,9 +199,22 @@ def fit(
 
     Returns:
         The state after `num_epochs` more epochs, and each step's means.
+
+    Raises:
+        ValueError: if there are fewer examples than a batch holds.
+
+    Example:
+        >>> objective = classification(lambda w, x, key: (x @ w, None))
+        >>> data = {"image": jnp.eye(4), "label": jnp.arange(4) % 2}
+        >>> state = init_state(jax.random.key(0), jnp.zeros((4, 2)), optax.sgd(1.0))
+        >>> unprepared = lambda keys, batch: batch
+        >>> options = {"num_epochs": 9, "batch_size": 2}
+        >>> state, history = fit(objective, optax.sgd(1.0), unprepared, state, data, **options)
+        >>> int(state.step), history["loss"].shape, float(history["error"][-1].max())
+        (18, (9, 2), 0.0)
     """
-    num_examples = len(jax.tree.leaves(data)[0])
-    first_epoch = state.step // (num_examples // batch_size)
+    num_examples = _num_examples(data)
+    first_epoch = state.step // _steps_per_epoch(num_examples, batch_size)
 
     def epoch(state: TrainState, index: Array) -> tuple[TrainState, dict[str, Array]]:
         order = epoch_order(state.key, first_epoch + index, num_examples, batch_size)
@@ -204,8 +235,23 @@ def evaluate(
     """The means of the objective's values over every example, each counted once.
 
     Example i is prepared with `fold_in(key, i)`, whatever the size of a batch.
+
+    Raises:
+        ValueError: if there is no example, or `batch_size` is less than 1.
+
+    Example:
+        >>> objective = classification(lambda w, x, key: (x @ w, None))
+        >>> data = {"image": jnp.eye(4), "label": jnp.arange(4) % 2}
+        >>> params, unprepared = 9 * jnp.eye(4), lambda keys, batch: batch
+        >>> key = jax.random.key(0)
+        >>> float(evaluate(objective, unprepared, params, data, key, batch_size=3)["error"])
+        0.5
     """
-    num_examples = len(jax.tree.leaves(data)[0])
+    num_examples = _num_examples(data)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    if num_examples < 1:
+        raise ValueError("data must hold at least one example; got none")
     batch_size = min(batch_size, num_examples)
     steps = -(-num_examples // batch_size)
     # The last batch is filled up with examples from the start that do not count.

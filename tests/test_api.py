@@ -30,6 +30,9 @@ names = pytest.mark.parametrize(("name", "function"), FUNCTIONS, ids=[n for n, _
 def test_the_contract_is_there() -> None:
     for name in ("affine_grid", "grid_sample", "spatial_transform", "transforms", "nn"):
         assert hasattr(stn_jax, name)
+    for name in ("distortions", "training"):
+        assert getattr(stn_jax, name).__name__ == f"stn_jax.{name}"
+        assert name in stn_jax.__all__
     for name in ("translation", "rotation", "translation_scale", "similarity", "affine"):
         assert getattr(stn_jax.transforms, name).name == name
     for name in ("projective", "affine_3d", "rigid_3d"):

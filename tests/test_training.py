@@ -109,10 +109,43 @@ def test_an_epoch_shows_each_example_at_most_once() -> None:
 
 @pytest.mark.parametrize("batch_size", [0, 104])
 def test_errors_of_the_batch_size(batch_size: int) -> None:
-    with pytest.raises(
-        ValueError, match="batch_size must be between 1 and the number of examples, 103; got"
+    for call in (
+        lambda: training.epoch_order(KEY, 0, N, batch_size),
+        lambda: training.fit(
+            OBJECTIVE, OPTIMIZER, noisy, start(), DATA, num_epochs=1, batch_size=batch_size
+        ),
     ):
-        training.epoch_order(KEY, 0, N, batch_size)
+        with pytest.raises(
+            ValueError, match="batch_size must be between 1 and the number of examples, 103; got"
+        ):
+            call()
+
+
+def test_errors_of_the_evaluation() -> None:
+    def evaluate(data: training.Batch, batch_size: int) -> None:
+        training.evaluate(OBJECTIVE, noisy, start().params, data, KEY, batch_size=batch_size)
+
+    with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
+        evaluate(DATA, 0)
+    for nothing in (jax.tree.map(lambda array: array[:0], DATA), {}):
+        with pytest.raises(ValueError, match="data must hold at least one example; got none"):
+            evaluate(nothing, 10)
+
+
+def test_no_step_of_the_objective_draws_from_what_order_and_data_are_folded_from() -> None:
+    used = []
+
+    def objective(params: dict, batch: training.Batch, key: jax.Array) -> training.Values:
+        used.append(np.asarray(jax.random.key_data(key)).tolist())
+        return OBJECTIVE(params, batch, key)
+
+    batch = jax.tree.map(lambda array: array[:2], DATA)
+    for step in (0x0DE5, 0xDA7A):
+        state = start()._replace(step=jnp.int32(step))
+        with jax.disable_jit():
+            training.train_step(objective, OPTIMIZER, state, batch)
+    parents = [jax.random.fold_in(KEY, step) for step in (0x0DE5, 0xDA7A)]
+    assert not any(np.asarray(jax.random.key_data(key)).tolist() in used for key in parents)
 
 
 @pytest.mark.parametrize("batch_size", [1, 10, 103, 500])
