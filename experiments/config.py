@@ -4,12 +4,13 @@ Every field is a flag; `None` stands for a default that depends on other setting
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -27,6 +28,20 @@ TransformName = Literal[
 ]
 
 
+def _shown_default(label: str) -> str:
+    """What `--help` says after a setting's text, which itself explains a default of None."""
+    return "" if label == "None" else f"(default: {label})"
+
+
+def _optional(metavar: str) -> Any:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=_shown_default)
+
+
+OptionalInt = Annotated[int | None, _optional("INT")]
+OptionalFloat = Annotated[float | None, _optional("FLOAT")]
+OptionalStr = Annotated[str | None, _optional("STR")]
+
+
 class ConfigError(Exception):
     """A setting that makes no sense; its text is one line that names the flag."""
 
@@ -37,24 +52,24 @@ class Data:
 
     dataset: DatasetName = "digits"
     """digits is embedded; mnist and fashion_mnist are downloaded, or taken from --data-dir."""
-    data_dir: str | None = None
+    data_dir: OptionalStr = None
     """Folder with original files (DIR/mnist/*.gz) or prepared ones (DIR/tfds/mnist)."""
-    data_file: str | None = None
+    data_file: OptionalStr = None
     """For npz: a file of arrays x_train, y_train, x_test, y_test."""
-    validation_size: int | None = None
+    validation_size: OptionalInt = None
     """Training examples held out for validation. Default: 5000, 200 of digits, a tenth of npz."""
     distortion: DistortionName = "r"
     """r rotation; rts rotation, translation, scale; p projective; e elastic; tc translation with
     clutter; t translation."""
-    max_angle: float | None = None
+    max_angle: OptionalFloat = None
     """Largest rotation of r and rts, in degrees. Default: 90 for r, 45 for rts."""
-    min_scale: float | None = None
+    min_scale: OptionalFloat = None
     """Smallest scale of rts, p and e. Default: 0.7 for rts, 0.75 for p and e."""
-    max_scale: float | None = None
+    max_scale: OptionalFloat = None
     """Largest scale. Default: 1.2 for rts, 1 for p and e."""
-    sigma: float | None = None
+    sigma: OptionalFloat = None
     """Standard deviation of moved corners (p) or control points (e), in pixels. Default: 5, 1.5."""
-    canvas: int | None = None
+    canvas: OptionalInt = None
     """Side of the distorted image of rts, tc and t, in pixels. Default: 42, 60, 84."""
     clutter: int = 6
     """Number of crops of other images in tc."""
@@ -81,9 +96,9 @@ class Model:
     """How many transformers; input takes one."""
     localisation: Literal["auto", "fcn", "cnn", "tutorial"] = "auto"
     """The localisation network. auto: the one that belongs to the model."""
-    features: tuple[int, ...] | None = None
+    features: Annotated[tuple[int, ...] | None, _optional("INT [INT ...]")] = None
     """Units or filters of the classifier's layers. Default: 128 128 for fcn, 32 32 for cnn."""
-    output_size: int | None = None
+    output_size: OptionalInt = None
     """Side of the transformer's output, in pixels. Default: its input's."""
     pool: int = 1
     """Average pooling after the transformer by this factor, against aliasing where it shrinks."""
@@ -107,13 +122,13 @@ class Optimisation:
     """The optimiser, optax's."""
     learning_rate: float = 1e-3
     """Its peak learning rate."""
-    localisation_lr: float | None = None
+    localisation_lr: OptionalFloat = None
     """The localisation networks' learning rate. Default: --learning-rate."""
     momentum: float = 0.9
     """Of sgd."""
     weight_decay: float = 1e-4
     """Of adamw."""
-    clip_norm: float | None = None
+    clip_norm: OptionalFloat = None
     """Gradients of a larger norm are scaled down to it."""
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     """Of the learning rate; step multiplies it by 0.1 every third of the run."""
@@ -131,7 +146,7 @@ class Optimisation:
 class Run:
     """Where it is written."""
 
-    run_dir: str | None = None
+    run_dir: OptionalStr = None
     """The run's own folder. Default: runs/PRESET-DATE-TIME."""
     resume: Literal["never", "auto", "must"] = "never"
     """auto continues a run that --run-dir holds, or starts one; must demands one."""
@@ -227,19 +242,50 @@ def scales(data: Data) -> tuple[float, float]:
     )
 
 
+# Settings that mean something only beside some values of another.
+MEANT_FOR: Mapping[str, tuple[str, tuple[str, ...]]] = types.MappingProxyType(
+    {
+        "data_dir": ("dataset", ("mnist", "fashion_mnist")),
+        "max_angle": ("distortion", ("r", "rts")),
+        "min_scale": ("distortion", tuple(DEFAULT_SCALES)),
+        "max_scale": ("distortion", tuple(DEFAULT_SCALES)),
+        "sigma": ("distortion", ("p", "e")),
+        "canvas": ("distortion", ("rts", "tc", "t")),
+        "clutter": ("distortion", ("tc",)),
+        "crop_size": ("distortion", ("tc",)),
+        "control_points": ("transform", ("thin_plate_spline",)),
+        "regularisation": ("transform", ("thin_plate_spline",)),
+        "dropout": ("model", ("tutorial", "tutorial_cnn")),
+        "momentum": ("optimizer", ("sgd",)),
+        "weight_decay": ("optimizer", ("adamw",)),
+    }
+)
+# Where the data lie says nothing about what is learned.
+LOCATIONS = ("data_dir", "data_file")
+
+
+def flag(name: str) -> str:
+    """The flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
 def check(config: Config) -> None:
     """Raises `ConfigError` for the first setting that makes no sense."""
-    data, model, optimisation, run = config.data, config.model, config.optimisation, config.run
+    _check_positive(config)
+    _check_ranges(config)
+    _check_data(config.data)
+    _check_model(config.model)
+    _check_run(config.run)
 
-    def demand(ok: bool, flag: str, given: object, allowed: str) -> None:
-        if not ok:
-            raise ConfigError(f"{flag} must be {allowed}; got {given}")
 
-    def demand_positive(flag: str, value: float | None) -> None:
-        ok = value is None or (math.isfinite(value) and value > 0)
-        demand(ok, flag, value, "positive")
+def _demand(ok: bool, name: str, given: object, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"{name} must be {allowed}; got {given}")
 
-    for flag, value in {
+
+def _check_positive(config: Config) -> None:
+    data, model, optimisation = config.data, config.model, config.optimisation
+    for name, value in {
         "--validation-size": data.validation_size,
         "--max-angle": data.max_angle,
         "--min-scale": data.min_scale,
@@ -254,64 +300,109 @@ def check(config: Config) -> None:
         "--clip-norm": optimisation.clip_norm,
         "--epochs": optimisation.epochs,
         "--batch-size": optimisation.batch_size,
-        "--checkpoint-every": run.checkpoint_every,
+        "--checkpoint-every": config.run.checkpoint_every,
         "--features": min(model.features or (1,)),
     }.items():
-        demand_positive(flag, value)
-    for flag, value, most in [
+        ok = value is None or (math.isfinite(value) and value > 0)
+        _demand(ok, name, value, "positive")
+
+
+def _check_ranges(config: Config) -> None:
+    data, optimisation = config.data, config.optimisation
+    for name, value, most in [
         ("--sigma", data.sigma, math.inf),
-        ("--regularisation", model.regularisation, math.inf),
-        ("--dropout", model.dropout, 1.0),
+        ("--regularisation", config.model.regularisation, math.inf),
+        ("--dropout", config.model.dropout, 1.0),
         ("--localisation-lr", optimisation.localisation_lr, math.inf),
         ("--momentum", optimisation.momentum, 1.0),
         ("--weight-decay", optimisation.weight_decay, math.inf),
         ("--warmup", optimisation.warmup, optimisation.epochs),
     ]:
         ok = value is None or 0 <= value < most
-        demand(ok, flag, value, "at least 0" + (f" and below {most}" if most < math.inf else ""))
-    demand(data.max_angle is None or data.max_angle <= 180, "--max-angle", data.max_angle, "<= 180")
+        _demand(ok, name, value, "at least 0" + (f" and below {most}" if most < math.inf else ""))
+    _demand(
+        data.max_angle is None or data.max_angle <= 180, "--max-angle", data.max_angle, "<= 180"
+    )
+    _demand(0 <= optimisation.seed < 2**32, "--seed", optimisation.seed, "in 0 .. 2^32 - 1")
+
+
+def _check_data(data: Data) -> None:
     if data.distortion in DEFAULT_SCALES:
         low, high = scales(data)
-        demand(low <= high, "--min-scale", low, f"at most --max-scale, {high}")
-    demand(model.features != (), "--features", "none", "at least one number")
-    demand(
-        model.features is None or len(model.features) == 2 or model.model not in ("cnn", "st_cnn"),
-        "--features",
-        model.features,
-        f"two numbers with --model {model.model}",
-    )
-    demand(min(model.control_points) >= 2, "--control-points", model.control_points, "at least 2")
-    demand(0 <= optimisation.seed < 2**32, "--seed", optimisation.seed, "in 0 .. 2^32 - 1")
-    demand(
+        _demand(low <= high, "--min-scale", low, f"at most --max-scale, {high}")
+    _demand(
         (data.data_file is not None) == (data.dataset == "npz"),
         "--data-file",
         data.data_file,
         "given with --dataset npz, and only there",
     )
-    demand(
+
+
+def _check_model(model: Model) -> None:
+    _demand(model.features != (), "--features", "none", "at least one number")
+    _demand(
+        model.features is None or len(model.features) == 2 or model.model not in ("cnn", "st_cnn"),
+        "--features",
+        model.features,
+        f"two numbers with --model {model.model}",
+    )
+    _demand(min(model.control_points) >= 2, "--control-points", model.control_points, "at least 2")
+    _demand(
         model.placement != "input" or model.transformers == 1,
         "--placement",
         model.placement,
         f"series, parallel or between where --transformers is {model.transformers}",
     )
-    demand(
+    _demand(
         model.placement != "between" or model.model == "st_cnn",
         "--placement between",
         f"--model {model.model}",
         "with --model st_cnn, which has convolution blocks",
     )
-    demand(
+    _demand(
         model.placement != "between" or model.transformers <= 2,
         "--transformers",
         model.transformers,
         "at most the number of convolution blocks, 2",
     )
-    demand(
+
+
+def _check_run(run: Run) -> None:
+    _demand(
         run.run_dir is not None or run.resume == "never",
         "--resume",
         run.resume,
         "given together with --run-dir, the folder of the run to continue",
     )
+
+
+def _check_meant(config: Config, preset: Config) -> None:
+    """Raises `ConfigError` for the first setting that was given and would do nothing.
+
+    What the preset itself sets is not the user's: it may be idle beside what the user changes.
+    """
+    given, defaults = _settings(config), _settings(preset)
+    for name, (other, values) in MEANT_FOR.items():
+        _demand(
+            given[name] == defaults[name] or given[other] in values,
+            flag(name),
+            given[name],
+            f"left out with {flag(other)} {given[other]}, being meant for {', '.join(values)}",
+        )
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Every setting by its name, which is of one group only."""
+    return {name: value for group in to_dict(config).values() for name, value in group.items()}
+
+
+def _check_preset_first(arguments: list[str]) -> None:
+    """Raises `ConfigError` where a preset's name stands elsewhere, and not as a flag's value."""
+    switches = ("--figures", "--no-figures", "--align-corners", "--no-align-corners")
+    for before, word in itertools.pairwise(arguments):
+        is_value = before.startswith("-") and "=" not in before and before not in switches
+        ok = word not in PRESETS or is_value
+        _demand(ok, "PRESET", f"{word} after {before}", "the first argument")
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -343,23 +434,28 @@ def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
 
 
 def differences(a: Config, b: Config) -> list[str]:
-    """The flags, but for those that say where and how a run is written, that differ."""
+    """The flags that differ, but for those that say where data lie and how a run is written."""
     left, right = to_dict(a), to_dict(b)
     return [
-        f"--{name.replace('_', '-')} {left[group][name]} against {right[group][name]}"
+        f"{flag(name)} {left[group][name]} against {right[group][name]}"
         for group in ("data", "model", "optimisation")
         for name in left[group]
-        if left[group][name] != right[group][name]
+        if name not in LOCATIONS and left[group][name] != right[group][name]
     ]
 
 
 def parse(arguments: list[str], program: str) -> tuple[str, Config]:
-    """Reads `[PRESET] [flags]`: the preset's name and the configuration."""
-    name = "demo"
+    """Reads `[PRESET] [flags]`: the preset's name and the configuration.
+
+    Raises:
+        ConfigError: on settings that make no sense, or that would do nothing.
+    """
+    given, name = arguments, "demo"
     if arguments and not arguments[0].startswith("-"):
         name, arguments = arguments[0], arguments[1:]
     if name not in PRESETS:
         raise ConfigError(f"PRESET must be one of {', '.join(PRESETS)}; got {name}")
+    _check_preset_first(given)
     listing = "\n\n".join(f"{key}: {preset.summary}." for key, preset in PRESETS.items())
     config = tyro.cli(
         tyro.conf.OmitArgPrefixes[Config],
@@ -372,4 +468,5 @@ def parse(arguments: list[str], program: str) -> tuple[str, Config]:
         default=PRESETS[name].config,
     )
     check(config)
+    _check_meant(config, PRESETS[name].config)
     return name, config
