@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from experiments import datasets, models, preparation
-from experiments.config import Config, ConfigError
+from experiments.config import Config, ConfigError, Data, Model, flag
 from stn_jax import outside_frame, training
 from stn_jax.nn import SpatialTransformerNetwork
 
@@ -117,25 +117,45 @@ def initial_state(experiment: Experiment) -> training.TrainState:
     """The state before the first step.
 
     Raises:
-        ConfigError: if the network does not take images of this size.
+        ConfigError: if the distortion or the network does not take images of this size.
     """
 
-    def init(key: jax.Array) -> Any:
+    def prepared(key: jax.Array) -> jax.Array:
         probe = jax.tree.map(
             lambda array: array[:2], preparation.as_batch(experiment.dataset.train)
         )
-        images = experiment.prepare(jax.random.split(key, 2), probe)["image"]
-        return experiment.network.init(key, images)["params"]
+        return experiment.prepare(jax.random.split(key, 2), probe)["image"]
 
+    def init(key: jax.Array) -> Any:
+        return experiment.network.init(key, prepared(key))["params"]
+
+    key, stored = experiment.key(PARAMETERS), experiment.dataset.train.images.shape[1:]
     try:
-        params = jax.jit(init)(experiment.key(PARAMETERS))
+        shape = jax.eval_shape(prepared, key).shape[1:]
+    except ValueError as error:
+        raise ConfigError(_unfit_distortion(experiment.config.data, stored, error)) from error
+    try:
+        params = jax.jit(init)(key)
     except (ValueError, TypeError, ZeroDivisionError) as error:
-        shape, reason = list(experiment.dataset.train.images.shape[1:]), str(error).splitlines()[0]
-        model = experiment.config.model.model
-        raise ConfigError(
-            f"--model {model} does not fit images of shape {shape}: {reason}"
-        ) from error
+        raise ConfigError(_unfit_model(experiment.config.model, shape, error)) from error
     return training.init_state(experiment.key(TRAINING), params, experiment.optimizer)
+
+
+def _unfit_distortion(data: Data, shape: tuple[int, ...], error: Exception) -> str:
+    """What does not fit, where a distortion refuses an argument: the flag is the argument's."""
+    argument, _, rest = str(error).splitlines()[0].partition(" ")
+    known = argument in (field.name for field in dataclasses.fields(data))
+    reason = f"{flag(argument) if known else argument} {rest}"
+    return f"--distortion {data.distortion} does not fit images of shape {list(shape)}: {reason}"
+
+
+def _unfit_model(model: Model, shape: tuple[int, ...], error: Exception) -> str:
+    """What may not fit, where a layer refuses what it gets."""
+    size = f"--output-size {model.output_size}" if model.output_size else "no --output-size"
+    return (
+        f"--model {model.model} with --pool {model.pool} and {size} does not fit images of shape "
+        f"{list(shape)}: {str(error).splitlines()[0]}"
+    )
 
 
 def num_params(params: Any) -> int:

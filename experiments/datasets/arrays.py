@@ -13,14 +13,14 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 CHANNELS = (1, 3)
 
 _EXPECTED = f"an .npz file with the arrays {', '.join(KEYS)}"
-_MAX_LABEL = np.iinfo(np.int32).max - 1
+_MAX_LABEL = 2**16 - 1  # a mistaken label would make a network that no memory holds
 
 
 def read(path: Path) -> tuple[Split, Split, int]:
     """Reads `x_train`, `y_train`, `x_test` and `y_test`.
 
     Images are `[n, h, w]` or `[n, h, w, c]` with 1 or 3 channels, uint8 or finite float of any
-    range; labels are integers `[n]` from 0. Pickled objects are refused.
+    range; labels are integers `[n]` from 0, below 65,536. Pickled objects are refused.
 
     Args:
         path: a file as `numpy.savez` or `numpy.savez_compressed` writes it.
@@ -123,6 +123,7 @@ def _labels(array: np.ndarray, where: str) -> np.ndarray:
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > _MAX_LABEL:
         raise DatasetError(
-            f"{where} has labels from {low} to {high}; expected 0 to the number of classes less 1"
+            f"{where} has labels from {low} to {high}; expected 0 to the number of classes less 1, "
+            f"at most {_MAX_LABEL}"
         )
     return array.astype(np.int32)

@@ -268,3 +268,39 @@ def test_warmup_rises_from_zero_and_leaves_the_schedule_the_rest(schedule: str) 
     assert found[6] == pytest.approx(0.5)
     last = {"constant": 0.5, "cosine": 0.25 * (1 + np.cos(np.pi * 23 / 24)), "step": 0.005}
     assert found[-1] == pytest.approx(last[schedule], rel=1e-4)
+
+
+# What does not fit the images.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "--distortion tc --crop-size 40",
+            "--distortion tc does not fit images of shape [28, 28, 1]: --crop-size must be between "
+            "1 and 28; got 40",
+        ),
+        (
+            "--distortion t --canvas 27",
+            "--distortion t does not fit images of shape [28, 28, 1]: --canvas must be at least "
+            "the image's [28, 28]; got [27, 27]",
+        ),
+        (
+            "--distortion t --canvas 40 --output-size 8",
+            "--model st_cnn with --pool 1 and --output-size 8 does not fit images of shape "
+            "[40, 40, 1]: ",
+        ),
+        (
+            "--model tutorial --pool 9",
+            "--model tutorial with --pool 9 and no --output-size does not fit images of shape "
+            "[28, 28, 1]: ",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_the_images(arguments: str, message: str) -> None:
+    _, config = configuration.parse(arguments.split(), "train")
+    with pytest.raises(configuration.ConfigError) as error:
+        setup.initial_state(setup.build(config))
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
