@@ -53,8 +53,9 @@ class Probe:
         found = self.intermediates(params)
         named = {"images": self.images} | {name: each["output"] for name, each in found.items()}
         low, high = float(self.images.min()), float(self.images.max())
+        contrast = high - low or 1.0
         return {
-            name: np.clip((np.asarray(images, np.float32) - low) / (high - low), 0, 1)
+            name: np.clip((np.asarray(images, np.float32) - low) / contrast, 0, 1)
             for name, images in named.items()
             if images.shape[-1] in (1, 3)
         }
@@ -93,7 +94,8 @@ def frames(experiment: Experiment, thetas: Mapping[str, Any]) -> dict[str, jax.A
         seen_through = names[: i + 1] if settings.placement == "series" else [name]
         points = jnp.broadcast_to(targets, (len(thetas[name]), *targets.shape))
         for each in reversed(seen_through):
-            points = jax.vmap(transform.warp)(jnp.asarray(thetas[each]), points)
+            theta = np.asarray(thetas[each], np.float32)  # what a file has as null becomes NaN
+            points = jax.vmap(transform.warp)(jnp.asarray(theta), points)
         found[name] = points
     return found
 

@@ -1,10 +1,12 @@
 """A run's records: settings, metrics and summary, as files that are whole or not there.
 
 `config.json` is written first and `summary.json` last: a folder with a summary is a finished run.
-`metrics.jsonl` holds a line for each epoch, `frames.jsonl` the thetas of some examples.
+`metrics.jsonl` holds a line for each epoch, `frames.jsonl` the thetas of some examples. In all of
+them, a number that is not finite is null.
 """
 
 import json
+import math
 import os
 import pathlib
 import platform
@@ -31,6 +33,19 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def to_json(values: Any, indent: int | None = None) -> str:
+    """JSON, in which a number that is not finite is null: JSON has no NaN."""
+    return json.dumps(_finite(values), indent=indent, allow_nan=False)
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {name: _finite(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -94,6 +109,21 @@ def read_lines(path: pathlib.Path, epochs: float = float("inf")) -> list[dict[st
     return records
 
 
+def read_epochs(path: pathlib.Path, epochs: int) -> list[dict[str, Any]]:
+    """The records of the first epochs, one of each.
+
+    Raises:
+        RunError: if any is missing.
+    """
+    records = read_lines(path, epochs)
+    if [record["epoch"] for record in records] != list(range(1, epochs + 1)):
+        raise RunError(
+            f"{path}: must hold a record of each of the {epochs} epochs that were trained; "
+            f"got {len(records)}; start anew in another --run-dir"
+        )
+    return records
+
+
 class Lines:
     """A `.jsonl` file that is appended to, after what lies beyond an epoch is dropped from it.
 
@@ -104,12 +134,12 @@ class Lines:
 
     def __init__(self, path: pathlib.Path, epochs: int) -> None:
         kept = read_lines(path, epochs) if epochs else []
-        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
+        write_atomically(path, "".join(to_json(record) + "\n" for record in kept))
         self._file = path.open("a")
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Writes one record, which another process can read at once."""
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(to_json(record) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -119,7 +149,7 @@ class Lines:
 
 def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
     """Writes a JSON file, whole or not at all."""
-    write_atomically(path, json.dumps(values, indent=2) + "\n")
+    write_atomically(path, to_json(values, indent=2) + "\n")
 
 
 def provenance() -> dict[str, Any]:

@@ -5,13 +5,14 @@ import datetime
 import fcntl
 import os
 import pathlib
+import shutil
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from experiments import config as configuration
 from experiments.config import Config
-from experiments.records import RunError, read_config, read_summary, write_json
+from experiments.records import RunError, read_config, read_lines, read_summary, write_json
 
 
 def choose(config: Config, preset: str) -> pathlib.Path:
@@ -35,46 +36,72 @@ def choose(config: Config, preset: str) -> pathlib.Path:
 def lock(folder: pathlib.Path) -> Iterator[None]:
     """Holds a run folder; the system lets go of it when the process ends, however it ends.
 
-    What fails before it leaves any records leaves nothing, so that the corrected command may name
-    the same folder.
+    What fails or is interrupted before an epoch is recorded leaves nothing, so that the corrected
+    command, or the same, may name the same folder.
 
     Raises:
         RunError: if another process holds it, which the error names, or it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        before = set(folder.iterdir())
-        file = (folder / "lock").open("a+")
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be used as a run folder: {error.strerror}") from error
+    file, before = _locked(folder)
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise RunError(f"{folder}: in use by {holder}") from None
-        except OSError as error:
-            raise RunError(f"{folder}: cannot be locked: {error.strerror}") from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         try:
             yield
-        except Exception:
+        except BaseException:
             _remove_start(folder, before)
             raise
 
 
+def _locked(folder: pathlib.Path) -> tuple[TextIO, set[pathlib.Path]]:
+    """The lock of a folder, taken, and what the folder held before."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            before = set(folder.iterdir())
+            file = (folder / "lock").open("a+")
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be used as a run folder: {error.strerror}") from error
+        with contextlib.ExitStack() as unless_taken:
+            unless_taken.enter_context(file)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise RunError(f"{folder}: in use by {holder}") from None
+            except OSError as error:
+                raise RunError(f"{folder}: cannot be locked: {error.strerror}") from error
+            # Whoever held it may have removed the file since it was opened: others would then lock
+            # another file of the same name.
+            if _is_at(file, folder / "lock"):
+                unless_taken.pop_all()
+                return file, before
+
+
+def _is_at(file: TextIO, path: pathlib.Path) -> bool:
+    """Whether an open file is the one that a path names."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+# What a run makes before its first epoch is recorded.
+START = ("lock", "config.json", "checkpoints", "frames.jsonl", "metrics.jsonl", "tensorboard")
+
+
 def _remove_start(folder: pathlib.Path, before: set[pathlib.Path]) -> None:
-    """Removes what `lock` and `claim` added to a folder, if nothing else was."""
-    start = {folder / "lock", folder / "config.json"}
+    """Removes what a run added to a folder, if it recorded nothing."""
     added = set(folder.iterdir()) - before
-    if added <= start:
-        for path in added:
-            path.unlink()
-        with contextlib.suppress(OSError):  # it holds what was there before
-            folder.rmdir()
+    recorded = read_lines(folder / "metrics.jsonl") or any(folder.glob("checkpoints/*"))
+    if recorded or not {path.name for path in added} <= set(START):
+        return
+    for path in added:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with contextlib.suppress(OSError):  # it holds what was there before
+        folder.rmdir()
 
 
 def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:

@@ -1,7 +1,10 @@
 """Trains one network: `python -m experiments.train [PRESET] [flags]`."""
 
+import contextlib
 import functools
+import math
 import pathlib
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +14,7 @@ from experiments import config as configuration
 from experiments import run_folder
 from experiments.config import Config, ConfigError
 from experiments.datasets import DatasetError
-from experiments.records import Lines, RunError, provenance, read_lines, write_json
+from experiments.records import Lines, RunError, provenance, read_epochs, write_json
 
 STEPS_PER_DISPATCH = 100  # enough to hide the dispatch, few enough to keep the bar moving
 EVALUATION_BATCH = 500
@@ -22,13 +25,14 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         preset, config = configuration.parse(arguments, "python -m experiments.train")
-        run(config, preset, command=" ".join(["python -m experiments.train", *arguments]))
+        command = shlex.join(["python", "-m", "experiments.train", *arguments])
+        run(config, preset, command)
     except ConfigError as error:
         return _fail(error, 2)
     except (RunError, DatasetError) as error:
         return _fail(error, 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted; the same command with --resume auto continues", 130)
+    except KeyboardInterrupt as interrupt:
+        return _fail("; ".join(["interrupted", *interrupt.args]), 130)
     return 0
 
 
@@ -38,17 +42,27 @@ def _fail(error: object, code: int) -> int:
 
 
 def run(config: Config, preset: str, command: str) -> dict[str, Any]:
-    """Trains in the configured run folder, or continues there; the summary."""
+    """Trains in the configured run folder, or continues there; the summary.
+
+    Raises:
+        KeyboardInterrupt: with how to continue, where anything was recorded.
+    """
     folder = run_folder.choose(config, preset)
-    with run_folder.lock(folder):
-        summary = run_folder.claim(folder, config)
-        if summary is None:
-            print(f"{preset}: run folder {folder}", flush=True)
-            summary = train(config, folder, command)
-        else:
-            print(f"{folder}: finished already")
+    try:
+        with run_folder.lock(folder):
+            summary = run_folder.claim(folder, config)
+            if summary is None:
+                print(f"{preset}: run folder {folder}", flush=True)
+                summary = train(config, folder, command)
+            else:
+                print(f"{folder}: finished already")
+    except KeyboardInterrupt:
+        if not (folder / "config.json").exists():
+            raise KeyboardInterrupt("nothing was recorded yet") from None
+        where = shlex.quote(str(folder))
+        raise KeyboardInterrupt(f"--run-dir {where} --resume auto continues it") from None
     print(f"test error {summary['test_error']:.2f} %, {summary['num_params']:,} parameters")
-    if config.run.figures:
+    if config.run.figures and (folder / "figures").exists():
         print(f"pictures in {folder / 'figures'}")
     return summary
 
@@ -77,12 +91,11 @@ def train(config: Config, folder: pathlib.Path, command: str) -> dict[str, Any]:
     experiment = setup.build(config)
     programs = compile_programs(experiment)
     state = setup.initial_state(experiment)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    if checkpoints.latest is not None:
-        state = checkpoints.restore(state)
-        print(f"continuing after step {int(state.step)}", flush=True)
-    state = _train_epochs(experiment, programs, state, folder, checkpoints)
-    checkpoints.close()
+    with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        if checkpoints.latest is not None:
+            state = checkpoints.restore(state)
+            print(f"continuing after step {int(state.step)}", flush=True)
+        state = _train_epochs(experiment, programs, state, folder, checkpoints)
     summary = _summary(experiment, programs, state, folder)
     summary |= {"command": command, **provenance()}
     if config.run.figures:
@@ -127,7 +140,12 @@ def compile_programs(experiment: Any) -> Programs:
 def _train_epochs(
     experiment: Any, programs: Programs, state: Any, folder: pathlib.Path, checkpoints: Any
 ) -> Any:
-    """The state after the last epoch; every epoch leaves its records, and some a checkpoint."""
+    """The state after the last epoch; every epoch leaves its records, and some a checkpoint.
+
+    Raises:
+        RunError: if an epoch's loss is not finite, of which nothing is left.
+    """
+    import numpy as np
     from tensorboardX import SummaryWriter
 
     from experiments import experiment as setup
@@ -139,17 +157,31 @@ def _train_epochs(
     validation_data = preparation.as_batch(experiment.dataset.validation)
     validation_key = experiment.key(setup.VALIDATION)
     probe = gallery.Probe(experiment)
-    metrics, frames = Lines(folder / "metrics.jsonl", done), Lines(folder / "frames.jsonl", done)
-    board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
-    if done == 0:
-        frames.append({"epoch": 0, "theta": probe.theta(state.params)})
-    with progress.show(epochs * experiment.steps_per_epoch, int(state.step)) as bar:
+    read_epochs(folder / "metrics.jsonl", done)
+    saved = checkpoints.latest
+    with contextlib.ExitStack() as files:
+
+        def opened(file: Any) -> Any:
+            return files.enter_context(contextlib.closing(file))
+
+        metrics = opened(Lines(folder / "metrics.jsonl", done))
+        frames = opened(Lines(folder / "frames.jsonl", done))
+        board = opened(SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1))
+        bar = files.enter_context(
+            progress.show(epochs * experiment.steps_per_epoch, int(state.step))
+        )
+        if done == 0:
+            frames.append({"epoch": 0, "theta": probe.theta(state.params)})
         for epoch in range(done + 1, epochs + 1):
             state, record = _train_epoch(experiment, programs, state, train_data, bar)
             means = programs.evaluate(state.params, validation_data, validation_key)
             record |= {"validation_loss": means["loss"], "validation_error": 100 * means["error"]}
             record |= {"outside": means["outside"]} if "outside" in means else {}
-            record = {"epoch": epoch} | {name: float(value) for name, value in record.items()}
+            record = {name: np.asarray(value).item() for name, value in record.items()}
+            record = {"epoch": epoch} | record
+            for loss in (record["train_loss"], record["validation_loss"]):
+                if not math.isfinite(loss):
+                    raise RunError(_diverged(epoch, loss, saved, folder))
             metrics.append(record)
             frames.append({"epoch": epoch, "theta": probe.theta(state.params)})
             for name, value in record.items():
@@ -157,11 +189,20 @@ def _train_epochs(
             bar.epoch_done(record)
             if epoch % every == 0 or epoch == epochs:
                 checkpoints.save(state)
-    for tag, images in probe.pictures(state.params).items():
-        board.add_images(tag, images, epochs, dataformats="NHWC")
-    for file in (metrics, frames, board):
-        file.close()
+                saved = record["step"]
+        for tag, images in probe.pictures(state.params).items():
+            board.add_images(tag, images, epochs, dataformats="NHWC")
     return state
+
+
+def _diverged(epoch: int, loss: float, saved: int | None, folder: pathlib.Path) -> str:
+    good = "there is no checkpoint yet"
+    if saved is not None:
+        good = f"the last good checkpoint is {folder / 'checkpoints' / str(saved)}"
+    return (
+        f"training diverged: the loss of epoch {epoch} is {loss}; lower --learning-rate or set "
+        f"--clip-norm; {good}"
+    )
 
 
 def _train_epoch(
@@ -196,17 +237,21 @@ def _train_epoch(
 def _summary(
     experiment: Any, programs: Programs, state: Any, folder: pathlib.Path
 ) -> dict[str, Any]:
-    """What a run comes to; the only place that looks at the test set."""
+    """What a run comes to; the only place that looks at the test set.
+
+    Raises:
+        RunError: if the records of an epoch are missing.
+    """
     import jax
 
     from experiments import experiment as setup
     from experiments import gallery, preparation
 
+    optimisation = experiment.config.optimisation
+    history = read_epochs(folder / "metrics.jsonl", optimisation.epochs)
     test_data = preparation.as_batch(experiment.dataset.test)
     means = programs.evaluate(state.params, test_data, jax.random.key(setup.TEST_KEY))
-    history = read_lines(folder / "metrics.jsonl")
     seconds = sum(record["seconds"] for record in history)
-    optimisation = experiment.config.optimisation
     return {
         "test_error": 100 * float(means["error"]),
         "test_loss": float(means["loss"]),

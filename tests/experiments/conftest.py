@@ -88,7 +88,7 @@ def finished(
     tmp_path_factory: pytest.TempPathFactory, compiled: pathlib.Path, tiny: list[str]
 ) -> pathlib.Path:
     """The folder of a finished run with pictures: to be read, not written."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
+    folder = tmp_path_factory.mktemp("finished") / "a run"
     with keeping_compiled(compiled), contextlib.redirect_stdout(io.StringIO()):
         assert train.main([*tiny, "--run-dir", str(folder)]) == 0
     return folder

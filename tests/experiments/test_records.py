@@ -3,12 +3,15 @@
 import json
 import math
 import pathlib
+import shlex
+import shutil
 import struct
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,7 +20,7 @@ from tensorboardX.proto.event_pb2 import Event
 import stn_jax
 from experiments import config as configuration
 from experiments import experiment as setup
-from experiments import records, train
+from experiments import gallery, records, train
 from experiments.checkpoints import Checkpoints
 from experiments.records import Lines, RunError, read_lines
 
@@ -98,8 +101,8 @@ def test_summary_has_what_a_table_needs(finished: pathlib.Path, tiny: list[str])
     assert (summary["epochs"], summary["steps"], summary["seed"]) == (EPOCHS, EPOCHS * STEPS, 0)
     assert 0 < summary["angle_std_before_deg"] < 90
     assert 0 < summary["angle_std_after_deg"] < 180
-    assert summary["command"].split()[:4] == ["python", "-m", "experiments.train", "demo"]
-    assert all(argument in summary["command"] for argument in tiny)
+    command = ["python", "-m", "experiments.train", *tiny, "--run-dir", str(finished)]
+    assert shlex.split(summary["command"]) == command
     assert summary["versions"]["jax"] == metadata.version("jax")
     assert summary["versions"]["stn-jax"] == stn_jax.__version__
     assert {"python", "jaxlib", "flax", "optax", "numpy"} < summary["versions"].keys()
@@ -199,15 +202,95 @@ def test_the_test_set_is_looked_at_once(
     assert not (tmp_path / "run" / "figures").exists()
 
 
-def test_a_run_whose_loss_diverges_ends(
-    run: Callable[..., int], tiny: list[str], tmp_path: pathlib.Path
+def failure(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that says what went wrong."""
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("error")]
+    return line.removeprefix("error: ")
+
+
+def test_a_run_that_diverges_at_once_ends_and_leaves_nothing(
+    run: Callable[..., int],
+    tiny: list[str],
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(*tiny, "--run-dir", tmp_path / "run", "--learning-rate", "1e30") == 0
-    summary = records.read_summary(tmp_path / "run")
-    assert summary is not None
-    assert math.isnan(summary["test_loss"])
-    assert "angle_std_after_deg" not in summary
-    assert (tmp_path / "run" / "figures" / "curves.png").exists()
+    folder = tmp_path / "run"
+    command = [*tiny, "--run-dir", folder, "--learning-rate", "1e30", "--no-figures"]
+    for again in ([], ["--resume", "auto"]):
+        assert run(*command, *again) == 1
+        assert failure(capsys) == (
+            "training diverged: the loss of epoch 1 is nan; lower --learning-rate or set "
+            "--clip-norm; there is no checkpoint yet"
+        )
+        assert not folder.exists()
+
+
+def test_a_run_that_diverges_later_keeps_what_was_good(
+    run: Callable[..., int],
+    tiny: list[str],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train_epoch = train._train_epoch
+
+    def diverging(*arguments: Any) -> tuple[Any, dict[str, Any]]:
+        state, record = train_epoch(*arguments)
+        if record["step"] == 2 * STEPS:
+            record |= {"gradient_norm": math.nan}
+        return state, record | ({"train_loss": math.inf} if record["step"] == 3 * STEPS else {})
+
+    monkeypatch.setattr(train, "_train_epoch", diverging)
+    folder = tmp_path / "run"
+    for again in ([], ["--resume", "must"]):
+        assert run(*tiny, "--run-dir", folder, "--no-figures", *again) == 1
+        assert failure(capsys) == (
+            "training diverged: the loss of epoch 3 is inf; lower --learning-rate or set "
+            f"--clip-norm; the last good checkpoint is {folder}/checkpoints/12"
+        )
+        assert (folder / "checkpoints" / "12").exists()
+        assert not (folder / "summary.json").exists()
+        found = lines(folder / "metrics.jsonl")
+        assert [record["gradient_norm"] is None for record in found] == [False, True]
+        assert [type(record["step"]) for record in found] == [int, int]
+
+
+def test_records_that_were_lost_are_named(
+    finished: pathlib.Path,
+    run: Callable[..., int],
+    tiny: list[str],
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "summary.json").unlink()
+    (folder / "metrics.jsonl").unlink()
+    assert run(*tiny, "--run-dir", folder, "--resume", "auto") == 1
+    assert failure(capsys) == (
+        f"{folder}/metrics.jsonl: must hold a record of each of the 3 epochs that were trained; "
+        "got 0; start anew in another --run-dir"
+    )
+
+
+def test_images_without_contrast_are_shown(tmp_path: pathlib.Path, tiny: list[str]) -> None:
+    path = tmp_path / "grey.npz"
+    labels = np.arange(20) % 2
+    grey = np.full((20, 9, 9), 7, np.uint8)
+    np.savez(path, x_train=grey, y_train=labels, x_test=grey, y_test=labels)
+    _, config = configuration.parse([*tiny, "--data-file", str(path), "--distortion", "e"], "train")
+    experiment = setup.build(config)
+    probe = gallery.Probe(experiment)
+    probe.images = jnp.zeros_like(probe.images)
+    shown = probe.pictures(setup.initial_state(experiment).params)
+    assert all(np.isfinite(each).all() for each in shown.values())
+
+
+def test_thetas_that_are_null_have_frames(finished: pathlib.Path) -> None:
+    experiment = setup.build(records.read_config(finished))
+    (grid,) = gallery.frames(experiment, {"transformer_0": [[0.0], [None]]}).values()
+    assert np.isfinite(grid[0]).all()
+    assert not np.isfinite(grid[1]).any()
 
 
 # The files themselves.
@@ -227,7 +310,7 @@ def test_written_whole_or_not_at_all(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("ending", ["", '{"ep', "\n", '{"epoch": 3}', "null\n", b"\xff\xff", "7\n"])
 def test_lines_are_healed_and_continued(tmp_path: pathlib.Path, ending: str | bytes) -> None:
     path = tmp_path / "metrics.jsonl"
-    whole = [{"epoch": 1, "a": 0.5}, {"epoch": 2, "a": math.inf}]
+    whole = [{"epoch": 1, "a": 0.5}, {"epoch": 2, "a": None}]
     text = "".join(json.dumps(record) + "\n" for record in whole).encode()
     path.write_bytes(text + (ending if isinstance(ending, bytes) else ending.encode()))
     assert read_lines(path, 2) == whole
@@ -235,6 +318,17 @@ def test_lines_are_healed_and_continued(tmp_path: pathlib.Path, ending: str | by
     file.append({"epoch": 3, "a": 1.0})
     assert lines(path) == [*whole, {"epoch": 3, "a": 1.0}]  # at once, before it is closed
     file.close()
+
+
+def test_what_is_not_finite_is_null(tmp_path: pathlib.Path) -> None:
+    values = {"epoch": 1, "a": [math.nan, (np.float64(math.inf), 1.5)], "b": {"c": -math.inf}}
+    expected = {"epoch": 1, "a": [None, [None, 1.5]], "b": {"c": None}}
+    records.write_json(tmp_path / "a.json", values)
+    assert records.read_json(tmp_path / "a.json") == expected
+    file = Lines(tmp_path / "a.jsonl", 0)
+    file.append(values)
+    file.close()
+    assert lines(tmp_path / "a.jsonl") == [expected]
 
 
 def test_lines_beyond_the_checkpoint_are_dropped(tmp_path: pathlib.Path) -> None:

@@ -144,12 +144,30 @@ def test_killed_before_the_first_checkpoint_starts_again(
 def test_interrupted_by_hand(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(_: object, folder: pathlib.Path, __: object) -> None:
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        (folder / "frames.jsonl").write_text('{"epoch": 0, "theta": {}}\n')
+        (folder / "metrics.jsonl").write_text(recorded)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "train", interrupt)
-    assert train.main(["--run-dir", str(tmp_path / "run")]) == 130
-    assert "--resume auto continues" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    recorded = ""
+    for _ in range(2):  # the same command again
+        assert train.main(["--run-dir", "a run"]) == 130
+        assert capsys.readouterr().err == "error: interrupted; nothing was recorded yet\n"
+        assert not list(tmp_path.iterdir())
+    recorded = '{"epoch": 1}\n'
+    advice = "error: interrupted; --run-dir 'a run' --resume auto continues it\n"
+    for again in ([], ["--resume", "auto"]):
+        assert train.main(["--run-dir", "a run", *again]) == 130
+        assert capsys.readouterr().err == advice
+    assert train.main([]) == 130  # a folder that was not given
+    line = capsys.readouterr().err.removesuffix("\n")
+    (folder,) = (tmp_path / "runs").iterdir()
+    advice = f"--run-dir runs/{folder.name} --resume auto"
+    assert line == f"error: interrupted; {advice} continues it"
+    assert train.main(advice.split()) == 130
 
 
 def test_a_finished_run_is_left_untouched(

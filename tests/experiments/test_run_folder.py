@@ -143,7 +143,11 @@ def test_a_finished_run_is_reported_as_it_is(
     shown = capsys.readouterr().out
     assert "run: finished already" in shown
     assert "test error 2.50 %, 1,234 parameters" in shown
+    assert "pictures" not in shown
     assert contents() == before
+    pathlib.Path("run/figures").mkdir()
+    assert train.main(["--run-dir", "run", "--resume", "auto"]) == 0
+    assert "pictures in run/figures\n" in capsys.readouterr().out
 
 
 def test_other_settings_are_named(refusal: Callable[..., str]) -> None:
@@ -233,12 +237,42 @@ def test_a_run_that_cannot_begin_leaves_nothing(
 
 def test_a_run_that_left_records_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object, folder: pathlib.Path, __: object) -> None:
-        (folder / "checkpoints").mkdir()
+        (folder / "metrics.jsonl").write_text('{"epoch": 1}\n')
         raise RunError("the machine is on fire")
 
     monkeypatch.setattr(train, "train", fail)
     assert train.main(["--run-dir", "run"]) == 1
-    assert sorted(os.listdir("run")) == ["checkpoints", "config.json", "lock"]
+    assert sorted(os.listdir("run")) == ["config.json", "lock", "metrics.jsonl"]
+
+
+@pytest.mark.parametrize("stray", ["notes.txt", "checkpoints/6"])
+def test_what_a_run_did_not_make_is_kept(monkeypatch: pytest.MonkeyPatch, stray: str) -> None:
+    def fail(_: object, folder: pathlib.Path, __: object) -> None:
+        (folder / stray).parent.mkdir(exist_ok=True)
+        (folder / stray).write_text("precious")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", fail)
+    assert train.main(["--run-dir", "run"]) == 130
+    assert pathlib.Path("run", stray).exists()
+
+
+def test_a_lock_that_was_removed_is_taken_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder fails and cleans up, between this process's opening and locking the file."""
+    flock, calls = run_folder.fcntl.flock, []
+
+    def late(file: object, how: int) -> None:
+        calls.append(how)
+        if len(calls) == 1:
+            pathlib.Path("run/lock").unlink()
+            pathlib.Path("run").rmdir()
+        flock(file, how)
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", late)
+    folder, message = pathlib.Path("run"), f"in use by process {os.getpid()}"
+    with run_folder.lock(folder), pytest.raises(RunError, match=message), run_folder.lock(folder):
+        pass
+    assert len(calls) == 3
 
 
 # Another process.
