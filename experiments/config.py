@@ -245,7 +245,6 @@ def scales(data: Data) -> tuple[float, float]:
 # Settings that mean something only beside some values of another.
 MEANT_FOR: Mapping[str, tuple[str, tuple[str, ...]]] = types.MappingProxyType(
     {
-        "data_dir": ("dataset", ("mnist", "fashion_mnist")),
         "max_angle": ("distortion", ("r", "rts")),
         "min_scale": ("distortion", tuple(DEFAULT_SCALES)),
         "max_scale": ("distortion", tuple(DEFAULT_SCALES)),

@@ -282,7 +282,6 @@ REFUSED = {
     **{
         f"{arguments} {name} {value}": (name, value, f"left out with {other}, being meant for {of}")
         for arguments, name, value, other, of in [
-            ("demo", "--data-dir", "x", "--dataset digits", "mnist, fashion_mnist"),
             ("rotation --distortion e", "--max-angle", "30.0", "--distortion e", "r, rts"),
             ("distorted --distortion r", "--min-scale", "0.5", "--distortion r", "rts, p, e"),
             ("distorted --distortion t", "--max-scale", "1.5", "--distortion t", "rts, p, e"),
