@@ -51,7 +51,7 @@ def run(settings: Settings) -> int:
                 found += wrong
             report.print_rows(to, part, rows)
             report.print_faults(to, found)
-            summary = parts.summary(part, rows)
+            summary = parts.summary(part, rows, settings.smoke)
             report.print_summary(to, part, summary, settings.device == "gpu")
             results[part] = {"rows": [row._asdict() for row in rows], "summary": summary}
             faults += found

@@ -126,7 +126,7 @@ def spatial_transform(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
-    fill: float | Sequence[float] = 0.0,
+    fill: float | Sequence[float] | Array = 0.0,
 ) -> Shaped[jax.Array, "*out c"]:
     """Warps an image by a transformation: grid generation and sampling in one.
 

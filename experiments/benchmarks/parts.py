@@ -36,6 +36,7 @@ LEARNING_RATE = 1e-3
 SCAN_STEPS = 20
 MEMBERS = 8
 ALONE = "grid and sampler alone"
+COPY = "copy"  # what the GPU's traffic is held against
 TOGETHER, IN_TURN = "together", "one after another"
 COPY_BYTES = 1 << 30  # far more than a GPU's cache holds
 
@@ -61,15 +62,15 @@ def cases(settings: Settings, ours: Worker) -> dict[Part, list[Case]]:
         if name not in names:
             raise ConfigError(f"--cases must be among {', '.join(names)}; got {name}")
     return {
-        part: [case for case in listed if case.name in settings.cases]
+        part: [case for case in listed if case.name in (*settings.cases, COPY)]
         for part, listed in found.items()
     }
 
 
-def summary(part: Part, rows: Sequence[Row]) -> dict[str, Any]:
+def summary(part: Part, rows: Sequence[Row], smoke: bool = False) -> dict[str, Any]:
     """What the results of a part come to."""
     return {
-        "sampler": _sampler_summary,
+        "sampler": partial(_sampler_summary, warps=SMOKE_WARPS if smoke else WARPS),
         "step": lambda rows: {"ratios": _ratios(rows)},
         "overhead": lambda rows: {"parts": _overhead_summary(rows)},
         "population": _population_summary,
@@ -95,15 +96,15 @@ def _sampler(settings: Settings) -> Iterator[Case]:
                 yield _warp_case(name, warp, quantity, [Entrant(OURS), Entrant(REFERENCE)])
     if settings.device == "gpu":
         job = {"kind": "copy", "bytes": COPY_BYTES}
-        yield Case("sampler", "copy", "copy", job, dict, [Entrant(OURS)])
+        yield Case("sampler", COPY, COPY, job, dict, [Entrant(OURS)])
 
 
-def _sampler_summary(rows: Sequence[Row]) -> dict[str, Any]:
-    compared = [row for row in rows if row.case in WARPS or row.case in SMOKE_WARPS]
-    copy = [2 * COPY_BYTES / row.minimum for row in rows if row.case == "copy"]
+def _sampler_summary(rows: Sequence[Row], warps: Mapping[str, Warp]) -> dict[str, Any]:
+    compared = [row for row in rows if row.case in warps]
+    copy = [2 * COPY_BYTES / row.minimum for row in rows if row.case == COPY]
     return {
         "ratios": _ratios(compared),
-        "traffic": [_traffic(row, copy) for row in compared if row.peer == OURS],
+        "traffic": [_traffic(row, warps[row.case], copy) for row in compared if row.peer == OURS],
         "copy_bytes_per_second": copy[0] if copy else None,
         "growth": _growth([row for row in rows if " x" in row.case]),
     }
@@ -125,9 +126,8 @@ def _ratios(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _traffic(row: Row, copy: Sequence[float]) -> dict[str, Any]:
+def _traffic(row: Row, warp: Warp, copy: Sequence[float]) -> dict[str, Any]:
     """Memory that a program takes besides its inputs, and bytes that it moves."""
-    warp = {**SMOKE_WARPS, **WARPS}[row.case]
     memory = row.facts.get("temporary_bytes", 0) + row.facts.get("output_bytes", 0)
     rate = moved_bytes(warp, row.quantity) / row.minimum
     return {

@@ -57,8 +57,13 @@ def missing_modules(python: str, needs: tuple[str, ...]) -> str:
         found = subprocess.run(
             [python, "-c", FIND, *needs], capture_output=True, text=True, check=True, cwd=ROOT
         )
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise BenchmarkError(f"--peer-python {python} does not run: {error}") from None
+    except subprocess.CalledProcessError as error:
+        reason = f"it ended with {error.returncode}"
+        raise BenchmarkError(f"--peer-python {python} does not run: {reason}") from None
+    except OSError as error:
+        raise BenchmarkError(f"--peer-python {python} does not run: {error.strerror}") from None
+    if not found.stdout.startswith("["):
+        raise BenchmarkError(f"--peer-python {python} is no Python interpreter")
     return found.stdout.strip("[]\n").replace("'", "")
 
 

@@ -18,6 +18,7 @@ CALLS_PER_SAMPLE = {"cpu": 1, "gpu": 20}
 # that rounding decides; each moves a gradient by some thousandths. On GPUs convolutions multiply in
 # TF32, which is no worse. bfloat16 turns so many slopes that only its loss is compared.
 TOLERANCE = 1e-2
+FORWARD_TOLERANCE = 1e-4  # rounding of positions, times the slope of noise
 BFLOAT16_TOLERANCE = 0.1
 
 
@@ -184,7 +185,8 @@ def _prepare(
         half = entrant.options.get("precision") == "bfloat16"
         compared = ["loss"] if half else list(standard)
         off = distance(found, standard, compared)
-        allowed = BFLOAT16_TOLERANCE if half else TOLERANCE
+        exact = FORWARD_TOLERANCE if case.quantity == "forward" else TOLERANCE
+        allowed = BFLOAT16_TOLERANCE if half else exact
         if off <= allowed:
             distances[entrant.name], facts[entrant.name] = off, answer["facts"]
         else:

@@ -49,7 +49,10 @@ def check(settings: Settings) -> None:
     for flag, value in {"--repeats": settings.repeats, "--seconds": settings.seconds}.items():
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{flag} must be positive; got {value}")
-    if settings.out is not None and not pathlib.Path(settings.out).absolute().parent.is_dir():
+    if settings.cases == ():
+        raise ConfigError("--cases must be one case or more; got none")
+    out = pathlib.Path(settings.out or "out.json").absolute()
+    if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"--out must be a file in a folder that exists; got {settings.out}")
 
 

@@ -8,23 +8,24 @@ sampler goes; CONTRIBUTING.md has the measurements behind each choice.
   them again for every array and for every sum over it.
 - Between the passes nothing is kept but the image and the points.
 - Reading an image at given points is linear in the image. Its transpose, which adds up what each
-  pixel receives, is an algorithm of its own (`splat`), far quicker than the transposed reading.
+  pixel receives, is an algorithm of its own (`_splat`), far quicker than the transposed reading.
 """
 
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Complex, Float
 
+from stn_jax.sampling.linear_pair import linear_pair
+
 # Up to here, channels are unrolled where the image's slopes are summed over them: a sum over a
 # short last axis takes several times as long.
 FEW_CHANNELS = 4
-# `splat` writes about so many numbers at a time, so that they are still in the cache when they are
+# `_splat` writes about so many numbers at a time, so that they are still in the cache when they are
 # added up, and at most in so many parts, so that programs stay small.
 PART_SIZE = 1 << 16
 MAX_PARTS = 8
@@ -57,9 +58,10 @@ def _bilinear_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array
     output = bilinear(image, points, fill)
     terms = []
     if not _is_zero(fill_change):
-        # Everything changes with the fill, and the image by what is left.
-        terms.append(jnp.broadcast_to(fill_change, output.shape))
-        change = _dense(change) - fill_change
+        blank = jnp.zeros((*image.shape[:2], 1), image.dtype)
+        outside = _values(blank, points, jnp.ones(1, image.dtype))  # the weight of taps outside
+        # A selection, not a product, so that in reverse no sample inside adds to the fill's.
+        terms.append(jnp.where(outside > 0, outside * fill_change, 0))
     if not _is_zero(change):
         terms.append(_read(change, points))
     if not _is_zero(step):
@@ -70,10 +72,6 @@ def _bilinear_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array
 
 def _is_zero(tangent: object) -> bool:
     return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
-
-
-def _dense(tangent: Any) -> jax.Array:
-    return jnp.zeros(tangent.shape, tangent.dtype) if _is_zero(tangent) else tangent
 
 
 def _cell(position: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
@@ -143,39 +141,23 @@ def _slopes(
 @functools.partial(jax.checkpoint, prevent_cse=False)
 def _shift(image: jax.Array, points: jax.Array, step: jax.Array, fill: jax.Array) -> jax.Array:
     """The change of the values when each point takes a step, x + iy; linear in the step."""
-    channels = image.shape[-1]
+    height, width, channels = image.shape
+    x, y = jnp.real(points), jnp.imag(points)
+    near = (x > -2) & (x < width + 1) & (y > -2) & (y < height + 1)
+    step = jnp.where(near, step, 0)  # elsewhere there is no slope, and a step may not be finite
     if not 0 < channels <= FEW_CHANNELS:
         return jnp.real(_slopes(image, points, fill) * step[..., None])
     changes = [jnp.real(_slopes(image, points, fill, k) * step) for k in range(channels)]
     return jnp.stack(changes, axis=-1)
 
 
-def _read(image: jax.Array, points: jax.Array) -> jax.Array:
-    """The values where outside is zero: linear in the image, with `_splat` as its transpose.
+def _plain_read(image: jax.Array, points: jax.Array) -> jax.Array:
+    """The values where outside is zero: linear in the image."""
+    return _values(image, points, 0)
 
-    Of JAX's operations, the one that is linear, takes a transpose of our own and can be batched is
-    the solution of a linear system. This one is `x - image = 0, values - read(x) = 0`.
-    """
-    height, width, channels = image.shape
 
-    @jax.checkpoint  # JAX transposes it, and would keep what its weights and indices are made of
-    def system(x: tuple) -> tuple:
-        image, values = x
-        return image, values - _values(image, points, 0)
-
-    def solve(_: object, right_side: tuple) -> tuple:
-        image, values = right_side
-        return image, values + _values(image, points, 0)
-
-    def transpose_solve(_: object, right_side: tuple) -> tuple:
-        image, values = right_side
-        return image + _splat(values, points, height, width), values
-
-    # Zeros that follow from the image, if only from no row of it: all of the right side has to be
-    # linear in the argument of what is transposed.
-    zeros = jnp.pad(image[:0, 0], ((0, points.size), (0, 0))).reshape(*points.shape, channels)
-    right_side = image, zeros
-    return lax.custom_linear_solve(system, right_side, solve, transpose_solve)[1]
+def _plain_shift(image: jax.Array, points: jax.Array, step: jax.Array) -> jax.Array:
+    return _shift(image, points, step, jnp.zeros(image.shape[-1], image.dtype))
 
 
 def _splat(samples: jax.Array, points: jax.Array, height: int, width: int) -> jax.Array:
@@ -186,7 +168,7 @@ def _splat(samples: jax.Array, points: jax.Array, height: int, width: int) -> ja
     if (height + 1) * (width + 1) > LARGEST_INDEX:  # then rows and columns, but no flat index
         image = jax.ShapeDtypeStruct((height, width, channels), samples.dtype)
         return jax.linear_transpose(lambda image: _values(image, points, 0), image)(samples)[0]
-    if channels == 1:
+    if channels == 1 and 4 * points.size >= height * width:  # or the table would be most of it
         return _splat_plane(samples[..., 0], points, height, width)[..., None]
     return _splat_channels(samples, points, height, width)
 
@@ -253,3 +235,6 @@ def _after(table: jax.Array, points: jax.Array) -> jax.Array:
     first = jnp.abs(table[0, 0, 0])
     bits = lax.bitcast_convert_type(first, jnp.dtype(f"int{8 * table.dtype.itemsize}"))
     return points + jnp.minimum(bits, 0).astype(table.dtype)  # never negative, a NaN's neither
+
+
+_read = linear_pair("stn_jax", _plain_read, _splat, _plain_shift).read

@@ -35,7 +35,7 @@ def grid_sample(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
     align_corners: bool = False,
-    fill: float | Sequence[float] = 0.0,
+    fill: float | Sequence[float] | Array = 0.0,
 ) -> Shaped[jax.Array, "*out c"]:
     """Samples an image at the points of a grid.
 
@@ -96,7 +96,7 @@ def sample(
     *,
     mode: str,
     padding_mode: str,
-    fill: float | Sequence[float] = 0.0,
+    fill: float | Sequence[float] | Array = 0.0,
 ) -> Shaped[jax.Array, "*out c"]:
     """Samples an image at points given in pixels, one array for each of x, y[, z].
 
@@ -130,6 +130,7 @@ def sample(
     if mode == "bilinear" and len(axes) == 2:
         if padding_mode != "zeros":  # for which the function takes any point
             points = [_tamed(p, axis) for p, axis in zip(points, axes, strict=True)]
+            background = jnp.zeros_like(background)  # a tap outside has weight 0 then
         x, y = (p.astype(values.dtype) for p in points)
         output = bilinear(values, lax.optimization_barrier(lax.complex(x, y)), background)
     else:

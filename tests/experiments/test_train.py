@@ -58,9 +58,13 @@ def test_another_seed_is_another_run(
             "--batch-size must be at most the number of training examples, 36",
         ),
         (["--validation-size", "40"], 1, "validation_size is 40"),
-        (["--model", "cnn", "--features", "8", "8"], 2, "--model cnn does not fit images of shape"),
-        (["--pool", "10"], 2, "--model st_fcn does not fit images of shape [9, 9, 1]"),
-        (["--distortion", "tc", "--crop-size", "10"], 2, "crop_size must be between 1 and 9"),
+        (["--model", "cnn", "--features", "8", "8"], 2, "--model cnn with --pool"),
+        (
+            ["--pool", "10"],
+            2,
+            "--model st_fcn with --pool 10 and no --output-size does not fit images",
+        ),
+        (["--distortion", "tc", "--crop-size", "10"], 2, "--crop-size must be between 1 and 9"),
     ],
 )
 def test_what_does_not_fit_the_data_leaves_nothing(

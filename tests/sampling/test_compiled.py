@@ -91,6 +91,24 @@ def test_memory(case: str) -> None:
     assert 0 < plan.temp_size_in_bytes + plan.output_size_in_bytes <= allowed
 
 
+@needs_new_compiler
+def test_many_thetas_share_one_image() -> None:
+    """The gradient to an image that all of a batch read is added up in one image."""
+    image = jnp.ones((256, 256, 1))
+    thetas = jnp.tile(jnp.asarray(stn_jax.transforms.affine.identity), (64, 1))
+
+    def loss(image: jax.Array) -> jax.Array:
+        warped = jax.vmap(
+            lambda theta: stn_jax.spatial_transform(
+                image, theta, stn_jax.transforms.affine, output_shape=(8, 8)
+            )
+        )(thetas)
+        return jnp.sum(warped**2)
+
+    plan = jax.jit(jax.grad(loss)).lower(image).compile().memory_analysis()
+    assert plan.temp_size_in_bytes < 8 * image.nbytes
+
+
 def test_one_trace() -> None:
     images, thetas, weights = arguments("grey")
     gradient = gradients("grey")
@@ -127,6 +145,23 @@ def test_images_too_large_for_a_flat_index(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(bilinear, "LARGEST_INDEX", 65 * 65 - 1)
     found = gradients("colour")(images[:1], thetas[:1], weights[:1])
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_one_image_for_all_devices_inside_shard_map() -> None:
+    mesh = Mesh(np.asarray(jax.devices()[:2]), ("batch",))
+    image, thetas, weights = arguments("colour")[0][0], *arguments("colour")[1:]
+
+    def gradient(image: jax.Array, thetas: jax.Array, weights: jax.Array) -> jax.Array:
+        def loss(image: jax.Array) -> jax.Array:
+            shared = jnp.broadcast_to(image, (len(thetas), *image.shape))
+            return jnp.sum(warp(64, shared, thetas) * weights)
+
+        return jax.grad(loss)(image)
+
+    some, whole = PartitionSpec("batch"), PartitionSpec()
+    mapped = jax.shard_map(gradient, mesh=mesh, in_specs=(whole, some, some), out_specs=whole)
+    found, expected = jax.jit(mapped)(image, thetas, weights), gradient(image, thetas, weights)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("check_vma", [True, False])

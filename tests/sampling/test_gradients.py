@@ -209,6 +209,66 @@ def test_reverse_over_reverse(mode: str) -> None:
     np.testing.assert_allclose(actual, numerical, rtol=1e-5, atol=1e-5)
 
 
+@families([{"mode": "bilinear", "padding_mode": name} for name in oracles.PADDING_MODES])
+def test_all_orders_of_forward_and_reverse(options: dict[str, Any]) -> None:
+    """Second derivatives along a direction, each mode over each."""
+    random = np.random.default_rng(14)
+    arguments = (
+        jnp.asarray(random.normal(size=(4, 5, 2))),
+        jnp.asarray(between_pixels((4, 5), 5, False, reach=0.2)),
+    )
+    direction = tuple(jnp.asarray(random.normal(size=a.shape)) for a in arguments)
+
+    def loss(image: jax.Array, points: jax.Array) -> jax.Array:
+        return (stn_jax.grid_sample(image, points, **options) ** 2).sum()
+
+    def along(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *at: jax.jvp(function, at, direction)[1]
+
+    def inner(image: jax.Array, points: jax.Array) -> jax.Array:
+        slopes = jax.grad(loss, (0, 1))(image, points)
+        return sum(jnp.vdot(a, b) for a, b in zip(slopes, direction, strict=True))
+
+    forward_reverse = along(jax.grad(loss, (0, 1)))(*arguments)
+    reverse_forward = jax.grad(along(loss), (0, 1))(*arguments)
+    reverse_reverse = jax.grad(inner, (0, 1))(*arguments)
+    forward_forward = along(along(loss))(*arguments)
+    for a, b, c in zip(forward_reverse, reverse_forward, reverse_reverse, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(a, c, rtol=1e-9, atol=1e-9)
+    expected = sum(jnp.vdot(a, b) for a, b in zip(forward_reverse, direction, strict=True))
+    np.testing.assert_allclose(forward_forward, expected, rtol=1e-9)
+
+
+def test_gradient_to_the_fill() -> None:
+    """The weight of what lies outside, and exactly nothing from samples inside."""
+    image, points = jnp.ones((4, 4, 2)), jnp.asarray([[0.1, 0.2], [-1.0, 0.0], [5.0, 5.0]])
+    weights = jnp.asarray([[jnp.nan, 1], [2, 3], [5, 7]])
+
+    def loss(fill: jax.Array) -> jax.Array:
+        return (stn_jax.grid_sample(image, points, fill=fill) * weights).sum()
+
+    np.testing.assert_allclose(jax.grad(loss)(jnp.zeros(2)), [6, 8.5], rtol=1e-12)
+
+
+@pytest.mark.parametrize("padding_mode", ["border", "reflection"])
+def test_fill_is_for_zeros_only(padding_mode: str) -> None:
+    image, points = jnp.arange(9.0).reshape(3, 3, 1), jnp.asarray([[1.0, 1.0], [5.0, 0.0]])
+    options = {"padding_mode": padding_mode, "align_corners": True}
+    found = stn_jax.grid_sample(image, points, fill=jnp.nan, **options)
+    np.testing.assert_array_equal(found, stn_jax.grid_sample(image, points, **options))
+    assert np.isfinite(found).all()
+
+
+def test_steps_of_points_that_are_nowhere() -> None:
+    """In forward mode a point that is at infinity has no slope, however fast it got there."""
+
+    def sample(a: jax.Array) -> jax.Array:
+        return stn_jax.grid_sample(jnp.ones((3, 3, 1)), jnp.stack([jnp.exp(a), a])[None])[0, 0]
+
+    assert jax.jacfwd(sample)(jnp.asarray(1e4)) == 0
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("shape", [(8, 8), (7, 12)], ids=str)
 def test_theta_at_the_identity(shape: tuple[int, int], align_corners: bool) -> None:
