@@ -154,6 +154,9 @@ class Run:
     """Epochs from checkpoint to checkpoint."""
     figures: bool = True
     """Draw pictures at the end."""
+    mesh: OptionalStr = None
+    """Devices, as batch=N: each batch is spread over N; of a CPU, virtual ones are made. A sweep
+    also takes member=M. Default: one device."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,6 +264,23 @@ MEANT_FOR: Mapping[str, tuple[str, tuple[str, ...]]] = types.MappingProxyType(
 )
 # Where the data lie says nothing about what is learned.
 LOCATIONS = ("data_dir", "data_file")
+
+
+MESH_AXES = ("member", "batch")
+
+
+def mesh_sizes(run: Run) -> dict[str, int]:
+    """The size of each axis of `--mesh`, in order; none where it is not given.
+
+    Raises:
+        ConfigError: if it is not of the form batch=4 or member=2,batch=4.
+    """
+    pairs = [part.partition("=") for part in run.mesh.split(",")] if run.mesh is not None else []
+    names = [name for name, _, _ in pairs]
+    ok = all(size.isascii() and size.isdecimal() and 0 < int(size) <= 4096 for _, _, size in pairs)
+    ok = ok and set(names) <= set(MESH_AXES) and len(set(names)) == len(names)
+    _demand(ok, "--mesh", run.mesh, "of the form batch=4, member=4 or member=2,batch=4")
+    return {name: int(size) for name, _, size in pairs}
 
 
 def flag(name: str) -> str:
@@ -373,6 +393,7 @@ def _check_run(run: Run) -> None:
         run.resume,
         "given together with --run-dir, the folder of the run to continue",
     )
+    mesh_sizes(run)
 
 
 def _check_meant(config: Config, preset: Config) -> None:

@@ -46,7 +46,8 @@ def _given(**settings: object) -> dict[str, object]:
 
 def _settings(data: Data) -> dict[str, object]:
     """The arguments that the configured distortion takes; its own defaults for what is not set."""
-    angle = _given(max_angle_rad=data.max_angle and math.radians(data.max_angle))
+    # Not `math.radians`: in a population the angle is an array.
+    angle = _given(max_angle_rad=None if data.max_angle is None else data.max_angle * math.pi / 180)
     canvas = _given(canvas=data.canvas and (data.canvas, data.canvas))
     scale = {"scale": scales(data)} if data.distortion in DEFAULT_SCALES else {}
     sigma = _given(sigma_px=data.sigma)
