@@ -171,7 +171,7 @@ def _train_epoch(
     parts = []
     for start in range(0, orders.shape[1], STEPS_PER_DISPATCH):
         part = orders[:, start : start + STEPS_PER_DISPATCH]
-        states, values = programs.steps(states, hyper, data, part, active)
+        states, values = programs.steps(states, hyper, data, part, jnp.asarray(active))
         parts.append(values)
     means = {
         name: np.concatenate([part[name] for part in parts], axis=1).mean(axis=1)

@@ -18,11 +18,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 import stn_jax.training as training
 from stn_jax._checks import check_choice
-from stn_jax._types import Array
 from stn_jax.training import Batch, Means, Objective, Params, Prepare, TrainState
 
 # The numbers of one member, or, with an axis of members in front, of all.

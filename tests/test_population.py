@@ -37,7 +37,7 @@ HYPER = {
 }
 KEYS = jax.random.split(jax.random.key(1), MEMBERS)
 ORDERS = jax.random.randint(jax.random.key(2), (MEMBERS, STEPS, BATCH), 0, len(IMAGES))
-EVERYONE = np.ones(MEMBERS, bool)
+EVERYONE = jnp.ones(MEMBERS, bool)
 
 
 def make(hyper: dict[str, jax.Array]) -> Trainable:
@@ -131,7 +131,7 @@ def test_a_member_that_diverges_disturbs_nobody(how: Any, states: TrainState) ->
 
 @pytest.mark.parametrize("how", ["loop", "vmap"])
 def test_who_is_not_active_stays_as_it_is(how: Any, states: TrainState) -> None:
-    active = np.asarray([True, False, True, False])
+    active = jnp.asarray([True, False, True, False])
     steps = jax.jit(functools.partial(population.train_steps, make, how=how))
     found, means = steps(states, HYPER, DATA, ORDERS, active)
     assert found.step.tolist() == [STEPS, 0, STEPS, 0]
