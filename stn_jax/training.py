@@ -8,8 +8,13 @@ Randomness is counted, not carried. Three keys are folded from a run's: one for 
 draws, one for what prepares the data, one for the order. Step i draws from `fold_in(key, i)` of the
 first two, the order of epoch j from `fold_in(key, j)` of the third. A state restored from a
 checkpoint therefore continues as if nothing had happened.
+
+A step that leads to a number that is not finite is not taken, and none after it: the state stays
+the last good one and says so. It is chosen by `where`, so that members of a population do not
+disturb each other.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -40,19 +45,22 @@ class TrainState(NamedTuple):
         params: a pytree of parameters.
         opt_state: the optax transformation's state.
         key: the run's randomness, the same at every step.
+        diverged: whether the step after these was not finite; then no more are taken.
     """
 
     step: Int[Array, ""]
     params: Params
     opt_state: optax.OptState
     key: PRNGKeyArray
+    diverged: Bool[Array, ""]
 
 
 def init_state(
     key: PRNGKeyArray, params: Params, optimizer: optax.GradientTransformation
 ) -> TrainState:
     """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
+    step, diverged = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+    return TrainState(step, params, optimizer.init(params), key, diverged)
 
 
 def classification(
@@ -108,7 +116,8 @@ def train_step(
 
     Returns:
         The next state, and the batch's means of the objective's values with the norm of the
-        gradient as `gradient_norm`.
+        gradient as `gradient_norm`. Where the loss, that norm or the new parameters are not
+        finite, the state is the one before, and `diverged`.
     """
     key = _key(state.key, OBJECTIVE, state.step)
 
@@ -120,7 +129,15 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     means = jax.tree.map(jnp.mean, values) | {"gradient_norm": optax.tree.norm(gradients)}
-    return TrainState(state.step + 1, params, opt_state, state.key), means
+    good = ~state.diverged & _all_finite((means["loss"], means["gradient_norm"], params))
+    before, after = state[:3], (state.step + 1, params, opt_state)
+    step, params, opt_state = jax.tree.map(functools.partial(jnp.where, good), after, before)
+    return TrainState(step, params, opt_state, state.key, ~good), means
+
+
+def _all_finite(tree: Any) -> Bool[Array, ""]:
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves))
 
 
 def _key(key: PRNGKeyArray, use: int, count: Int[Array, ""] | int) -> PRNGKeyArray:
