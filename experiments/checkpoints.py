@@ -1,20 +1,49 @@
-"""Checkpoints of a training state, by Orbax: atomic, the newest two kept."""
+"""Checkpoints of a training, by Orbax: atomic, verified when they are read, the newest two kept."""
 
 import pathlib
-from typing import Any
+import shutil
+import sys
+import time
+import warnings
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from experiments.records import RunError
+from experiments.experiment import params_sha256
+from experiments.records import RunError, writing
 from stn_jax.training import TrainState
 
-orbax: Any = ocp.training  # its annotations of pytrees mean nothing to a type checker
+orbax: Any = ocp  # its annotations of pytrees mean nothing to a type checker
+
+KEPT = 2
+SHARE = 0.01  # of a run's time, that checkpoints may take
+MEASURED = ("loss", "error", "gradient_norm")  # what is kept of each step
 
 
-def _storable(state: TrainState) -> dict[str, Any]:
-    """The state as a dictionary of arrays: keys as their data."""
-    return state._asdict() | {"key": jax.random.key_data(state.key)}
+class Snapshot(NamedTuple):
+    """All that a run continues from.
+
+    Attributes:
+        state: after the last step.
+        values: the means of each step of the epoch so far, by name, with room for its others.
+        seconds: how long these steps took.
+    """
+
+    state: TrainState
+    values: dict[str, np.ndarray]
+    seconds: float
+
+
+def at_start_of_epoch(state: TrainState, steps: int) -> Snapshot:
+    """A snapshot before the first of an epoch's steps."""
+    return Snapshot(state, {name: np.zeros(steps, np.float32) for name in MEASURED}, 0.0)
+
+
+class _DamagedError(Exception):
+    """A checkpoint that cannot be used; its text is the reason."""
 
 
 class Checkpoints:
@@ -26,43 +55,101 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self._folder = folder
-        self._checkpointer = orbax.Checkpointer(
-            str(folder.absolute()),
-            # By its own default Orbax skips a checkpoint while the one before is being written.
-            save_decision_policy=orbax.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=orbax.preservation_policies.LatestN(2),
-            cleanup_tmp_directories=True,
-        )
+        self._opened, self._spent, self._last = time.perf_counter(), 0.0, 0.0
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+        self._remove_unfinished()
+
+    def path(self, step: int) -> pathlib.Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self._folder / str(step)
 
     @property
-    def latest(self) -> int | None:
-        """The step of the newest checkpoint."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, in order."""
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
 
-    def save(self, state: TrainState) -> None:
-        """Writes a checkpoint while training goes on; waits for the one before."""
-        step = int(state.step)
-        if step != self.latest:
-            self._checkpointer.save_async(step, _storable(state))
+    @property
+    def due(self) -> bool:
+        """Whether one more, taking as long as the last, keeps them within their share of time."""
+        elapsed = time.perf_counter() - self._opened
+        return self._spent + self._last <= SHARE * elapsed
 
-    def restore(self, like: TrainState) -> TrainState:
-        """The newest checkpoint, of the same structure as `like`.
+    def save(self, snapshot: Snapshot) -> None:
+        """Writes a checkpoint, unless there is one of this step, and removes the oldest.
 
         Raises:
-            RunError: if there is none or it does not fit.
+            RunError: if it cannot be written; those before it are as they were.
         """
-        step = self.latest
-        if step is None:
-            raise RunError(f"{self._folder}: holds no checkpoint")
+        started = time.perf_counter()
+        step = int(snapshot.state.step)
+        if step in self.steps:
+            return
+        stored = _storable(snapshot)
         try:
-            stored = self._checkpointer.load(step, _storable(like))
+            orbax.save(str(self.path(step).absolute()), stored | {"sha256": params_sha256(stored)})
+            for old in self.steps[:-KEPT]:
+                shutil.rmtree(self.path(old))
         except Exception as error:  # Orbax's own, of many kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise RunError(f"{self._folder}/{step}: cannot be restored: {reason}") from error
-        key = jax.random.wrap_key_data(stored.pop("key"))
-        return TrainState(**stored, key=key)
+            self._remove_unfinished()
+            raise RunError(f"{self.path(step)}: cannot be written: {_reason(error)}") from error
+        self._last = time.perf_counter() - started
+        self._spent += self._last
 
-    def close(self) -> None:
-        """Waits for what is being written."""
-        self._checkpointer.close()
+    def _remove_unfinished(self) -> None:
+        for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def restore(self, like: TrainState) -> Snapshot:
+        """The newest checkpoint that is whole, of the same structure as `like`.
+
+        Warns on stderr where a newer one is not.
+
+        Raises:
+            RunError: if there is none.
+        """
+        damaged = []
+        for step in reversed(self.steps):
+            try:
+                snapshot = _load(self.path(step), like)
+            except _DamagedError as error:
+                damaged.append(f"{self.path(step)}: cannot be restored: {error}")
+                continue
+            if damaged:
+                print(f"warning: {damaged[0]}; {self.path(step)} is taken", file=sys.stderr)
+            return snapshot
+        raise RunError(damaged[0] if damaged else f"{self._folder}: holds no checkpoint")
+
+    def drop_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps, which are about to be made again."""
+        for later in self.steps:
+            if later > step:
+                shutil.rmtree(self.path(later))
+
+
+def _storable(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot as a tree that Orbax takes: keys as their data."""
+    state = snapshot.state
+    good = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+    return snapshot._asdict() | {"state": good | {"key": jax.random.key_data(state.key)}}
+
+
+def _load(path: pathlib.Path, like: TrainState) -> Snapshot:
+    expected = _storable(at_start_of_epoch(like, 1))
+    expected |= {"values": dict.fromkeys(MEASURED, np.ndarray), "sha256": ""}  # of any length
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # where it fails, Orbax leaves coroutines behind
+            stored = orbax.load(str(path.absolute()), expected)
+    except Exception as error:  # of many kinds
+        raise _DamagedError(_reason(error)) from None
+    digest = stored.pop("sha256")
+    if params_sha256(stored) != digest:
+        raise _DamagedError("its contents are not what was written")
+    state = stored.pop("state")
+    key = jax.random.wrap_key_data(state.pop("key"))
+    return Snapshot(TrainState(**state, key=key, diverged=jnp.zeros((), bool)), **stored)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -16,7 +16,7 @@ from experiments.config import ConfigError
 from experiments.datasets import DatasetError
 from experiments.experiment import Experiment
 from experiments.models import make_transform
-from experiments.records import RunError, read_config, read_lines
+from experiments.records import RunError, read_config, read_lines, writing
 from stn_jax import warping
 
 SHOWN = 32  # images in the two grids
@@ -204,9 +204,9 @@ def redraw(folder: pathlib.Path) -> None:
     with run_folder.lock(folder):  # opening checkpoints removes what is being written
         experiment = setup.build(config)
         checkpoints = Checkpoints(folder / "checkpoints")
-        state = checkpoints.restore(setup.initial_state(experiment))
-        checkpoints.close()
-        draw(folder, experiment, state.params)
+        snapshot = checkpoints.restore(setup.initial_state(experiment))
+        with writing(folder / "figures"):
+            draw(folder, experiment, snapshot.state.params)
     print(f"pictures in {folder / 'figures'}")
 
 

@@ -5,13 +5,14 @@
 them, a number that is not finite is null.
 """
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -22,17 +23,35 @@ class RunError(Exception):
     """A run folder that cannot be used; its text is one line."""
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes `text` so that `path` holds all of it or what it held before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Names what could not be written, and why.
+
+    Raises:
+        RunError: for an error of the system, a full disk say.
+    """
     try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes `text` so that `path` holds all of it or what it held before.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            with temporary.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def to_json(values: Any, indent: int | None = None) -> str:
@@ -130,17 +149,28 @@ class Lines:
     Args:
         path: the file.
         epochs: records of later epochs are dropped: they are about to be made again. 0 drops all.
+
+    Raises:
+        RunError: if it cannot be written.
     """
 
     def __init__(self, path: pathlib.Path, epochs: int) -> None:
         kept = read_lines(path, epochs) if epochs else []
         write_atomically(path, "".join(to_json(record) + "\n" for record in kept))
-        self._file = path.open("a")
+        self._path = path
+        with writing(path):
+            self._file = path.open("ab", buffering=0)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Writes one record, which another process can read at once."""
-        self._file.write(to_json(record) + "\n")
-        self._file.flush()
+        """Writes one record, which another process can read at once.
+
+        Raises:
+            RunError: if it cannot be written.
+        """
+        line = (to_json(record) + "\n").encode()
+        with writing(self._path):
+            while line:
+                line = line[self._file.write(line) :]
 
     def close(self) -> None:
         """Closes the file."""

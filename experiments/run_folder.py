@@ -3,16 +3,24 @@
 import contextlib
 import datetime
 import fcntl
+import functools
 import os
 import pathlib
 import shutil
 import socket
-from collections.abc import Iterator
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 from experiments import config as configuration
 from experiments.config import Config
-from experiments.records import RunError, read_config, read_lines, read_summary, write_json
+from experiments.records import (
+    RunError,
+    read_config,
+    read_lines,
+    read_summary,
+    write_json,
+    writing,
+)
 
 
 def choose(config: Config, preset: str) -> pathlib.Path:
@@ -33,34 +41,38 @@ def choose(config: Config, preset: str) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def lock(folder: pathlib.Path) -> Iterator[None]:
+def lock(folder: pathlib.Path) -> Iterator[Callable[[], None]]:
     """Holds a run folder; the system lets go of it when the process ends, however it ends.
 
-    What fails or is interrupted before an epoch is recorded leaves nothing, so that the corrected
+    What fails or is interrupted before anything is recorded leaves nothing, so that the corrected
     command, or the same, may name the same folder.
+
+    Yields:
+        What removes that, for a process that ends otherwise than by an exception.
 
     Raises:
         RunError: if another process holds it, which the error names, or it cannot be written.
     """
     file, before = _locked(folder)
+    remove_start = functools.partial(_remove_start, folder, before)
     with file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
         try:
-            yield
+            with writing(folder / "lock"):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            yield remove_start
         except BaseException:
-            _remove_start(folder, before)
+            remove_start()
             raise
 
 
-def _locked(folder: pathlib.Path) -> tuple[TextIO, set[pathlib.Path]]:
+def _locked(folder: pathlib.Path) -> tuple[BinaryIO, set[pathlib.Path]]:
     """The lock of a folder, taken, and what the folder held before."""
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             before = set(folder.iterdir())
-            file = (folder / "lock").open("a+")
+            file = (folder / "lock").open("a+b", buffering=0)
         except OSError as error:
             raise RunError(f"{folder}: cannot be used as a run folder: {error.strerror}") from error
         with contextlib.ExitStack() as unless_taken:
@@ -69,7 +81,7 @@ def _locked(folder: pathlib.Path) -> tuple[TextIO, set[pathlib.Path]]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                holder = file.read().strip() or "another process"
+                holder = file.read().decode(errors="replace").strip() or "another process"
                 raise RunError(f"{folder}: in use by {holder}") from None
             except OSError as error:
                 raise RunError(f"{folder}: cannot be locked: {error.strerror}") from error
@@ -80,7 +92,7 @@ def _locked(folder: pathlib.Path) -> tuple[TextIO, set[pathlib.Path]]:
                 return file, before
 
 
-def _is_at(file: TextIO, path: pathlib.Path) -> bool:
+def _is_at(file: BinaryIO, path: pathlib.Path) -> bool:
     """Whether an open file is the one that a path names."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -88,20 +100,20 @@ def _is_at(file: TextIO, path: pathlib.Path) -> bool:
         return False
 
 
-# What a run makes before its first epoch is recorded.
+# What a run makes before anything is recorded.
 START = ("lock", "config.json", "checkpoints", "frames.jsonl", "metrics.jsonl", "tensorboard")
 
 
 def _remove_start(folder: pathlib.Path, before: set[pathlib.Path]) -> None:
     """Removes what a run added to a folder, if it recorded nothing."""
-    added = set(folder.iterdir()) - before
-    recorded = read_lines(folder / "metrics.jsonl") or any(folder.glob("checkpoints/*"))
-    if recorded or not {path.name for path in added} <= set(START):
-        return
-    for path in added:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with contextlib.suppress(OSError):  # it holds what was there before
-        folder.rmdir()
+    with contextlib.suppress(OSError):  # a folder that cannot be written any more is left
+        added = set(folder.iterdir()) - before
+        recorded = read_lines(folder / "metrics.jsonl") or any(folder.glob("checkpoints/*"))
+        if recorded or not {path.name for path in added} <= set(START):
+            return
+        for path in added:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        folder.rmdir()  # unless it holds what was there before
 
 
 def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:
@@ -120,10 +132,7 @@ def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:
             raise RunError(f"{folder}: is not a run folder and not empty; it holds {others[0]}")
         if resume == "must":
             raise RunError(f"{folder}: holds no run to resume; --resume auto starts one")
-        try:
-            write_json(folder / "config.json", configuration.to_dict(config))
-        except OSError as error:
-            raise RunError(f"{folder}: cannot be written: {error.strerror}") from error
+        write_json(folder / "config.json", configuration.to_dict(config))
         return None
     if resume == "never":
         state = "a finished run" if (folder / "summary.json").exists() else "an unfinished run"

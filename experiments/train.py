@@ -5,19 +5,22 @@ import functools
 import math
 import pathlib
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from experiments import config as configuration
-from experiments import run_folder
+from experiments import run_folder, stopping
 from experiments.config import Config, ConfigError
 from experiments.datasets import DatasetError
-from experiments.records import Lines, RunError, provenance, read_epochs, write_json
+from experiments.records import Lines, RunError, provenance, read_epochs, write_json, writing
+from experiments.stopping import Stop, Stopped
 
 STEPS_PER_DISPATCH = 100  # enough to hide the dispatch, few enough to keep the bar moving
 EVALUATION_BATCH = 500
+REMEDY = "lower --learning-rate or set --clip-norm, in another --run-dir"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,13 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(error, 2)
     except (RunError, DatasetError) as error:
         return _fail(error, 1)
-    except KeyboardInterrupt as interrupt:
-        return _fail("; ".join(["interrupted", *interrupt.args]), 130)
+    except Stopped as stopped:
+        return _fail(stopped, stopped.code)
+    except KeyboardInterrupt:
+        return _fail(Stopped(signal.SIGINT), 130)
     return 0
 
 
 def _fail(error: object, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {error}", file=sys.stderr, flush=True)
     return code
 
 
@@ -45,22 +50,29 @@ def run(config: Config, preset: str, command: str) -> dict[str, Any]:
     """Trains in the configured run folder, or continues there; the summary.
 
     Raises:
-        KeyboardInterrupt: with how to continue, where anything was recorded.
+        Stopped: by a signal, with how to continue.
     """
     folder = run_folder.choose(config, preset)
+
+    def stopped(number: int) -> Stopped:
+        if not (folder / "config.json").exists():
+            return Stopped(number, "nothing was recorded yet")
+        return Stopped(number, f"--run-dir {shlex.quote(str(folder))} --resume auto continues it")
+
+    def abandon(number: int) -> None:
+        remove_start()
+        _fail(stopped(number), 0)
+
     try:
-        with run_folder.lock(folder):
+        with run_folder.lock(folder) as remove_start, stopping.listening(abandon) as stop:
             summary = run_folder.claim(folder, config)
             if summary is None:
                 print(f"{preset}: run folder {folder}", flush=True)
-                summary = train(config, folder, command)
+                summary = train(config, folder, command, stop)
             else:
                 print(f"{folder}: finished already")
-    except KeyboardInterrupt:
-        if not (folder / "config.json").exists():
-            raise KeyboardInterrupt("nothing was recorded yet") from None
-        where = shlex.quote(str(folder))
-        raise KeyboardInterrupt(f"--run-dir {where} --resume auto continues it") from None
+    except Stopped as signalled:
+        raise stopped(signalled.number) from None
     print(f"test error {summary['test_error']:.2f} %, {summary['num_params']:,} parameters")
     if config.run.figures and (folder / "figures").exists():
         print(f"pictures in {folder / 'figures'}")
@@ -81,25 +93,32 @@ class Programs(NamedTuple):
     evaluate: Callable[..., Any]
 
 
-def train(config: Config, folder: pathlib.Path, command: str) -> dict[str, Any]:
-    """Trains from the newest checkpoint in the folder, or from the start; the summary."""
+def train(config: Config, folder: pathlib.Path, command: str, stop: Stop) -> dict[str, Any]:
+    """Trains from the newest checkpoint in the folder, or from the start; the summary.
+
+    Raises:
+        Stopped: by a signal; while training, after a checkpoint of where it came.
+    """
     # Here, since they import JAX, which --help and a wrong flag should not wait for.
+    from experiments import checkpoints as saving
     from experiments import experiment as setup
     from experiments import gallery
-    from experiments.checkpoints import Checkpoints
 
     experiment = setup.build(config)
     programs = compile_programs(experiment)
     state = setup.initial_state(experiment)
-    with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
-        if checkpoints.latest is not None:
-            state = checkpoints.restore(state)
-            print(f"continuing after step {int(state.step)}", flush=True)
-        state = _train_epochs(experiment, programs, state, folder, checkpoints)
+    snapshot = saving.at_start_of_epoch(state, experiment.steps_per_epoch)
+    checkpoints = saving.Checkpoints(folder / "checkpoints")
+    if checkpoints.steps:
+        snapshot = checkpoints.restore(state)
+        print(f"continuing after step {int(snapshot.state.step)}", flush=True)
+        checkpoints.drop_after(int(snapshot.state.step))
+    state = _train_epochs(experiment, programs, snapshot, folder, checkpoints, stop)
     summary = _summary(experiment, programs, state, folder)
     summary |= {"command": command, **provenance()}
     if config.run.figures:
-        gallery.draw(folder, experiment, state.params)
+        with writing(folder / "figures"):
+            gallery.draw(folder, experiment, state.params)
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -138,27 +157,32 @@ def compile_programs(experiment: Any) -> Programs:
 
 
 def _train_epochs(
-    experiment: Any, programs: Programs, state: Any, folder: pathlib.Path, checkpoints: Any
+    experiment: Any,
+    programs: Programs,
+    snapshot: Any,
+    folder: pathlib.Path,
+    checkpoints: Any,
+    stop: Stop,
 ) -> Any:
     """The state after the last epoch; every epoch leaves its records, and some a checkpoint.
 
     Raises:
-        RunError: if an epoch's loss is not finite, of which nothing is left.
+        RunError: if the training diverges.
+        Stopped: by a signal.
     """
-    import numpy as np
-    from tensorboardX import SummaryWriter
-
     from experiments import experiment as setup
     from experiments import gallery, preparation, progress
+    from experiments.board import Board
+    from experiments.checkpoints import at_start_of_epoch
 
     epochs, every = experiment.config.optimisation.epochs, experiment.config.run.checkpoint_every
-    done = int(state.step) // experiment.steps_per_epoch
+    steps = experiment.steps_per_epoch
+    done = int(snapshot.state.step) // steps
     train_data = preparation.as_batch(experiment.dataset.train)
     validation_data = preparation.as_batch(experiment.dataset.validation)
     validation_key = experiment.key(setup.VALIDATION)
     probe = gallery.Probe(experiment)
     read_epochs(folder / "metrics.jsonl", done)
-    saved = checkpoints.latest
     with contextlib.ExitStack() as files:
 
         def opened(file: Any) -> Any:
@@ -166,72 +190,121 @@ def _train_epochs(
 
         metrics = opened(Lines(folder / "metrics.jsonl", done))
         frames = opened(Lines(folder / "frames.jsonl", done))
-        board = opened(SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1))
-        bar = files.enter_context(
-            progress.show(epochs * experiment.steps_per_epoch, int(state.step))
-        )
+        board = opened(Board(folder / "tensorboard", done))
+        bar = files.enter_context(progress.show(epochs * steps, int(snapshot.state.step)))
         if done == 0:
-            frames.append({"epoch": 0, "theta": probe.theta(state.params)})
+            frames.append({"epoch": 0, "theta": probe.theta(snapshot.state.params)})
         for epoch in range(done + 1, epochs + 1):
-            state, record = _train_epoch(experiment, programs, state, train_data, bar)
+            snapshot = _train_epoch(experiment, programs, snapshot, train_data, bar, stop)
+            state = snapshot.state
+            if state.diverged:
+                raise RunError(_diverged(snapshot, steps, checkpoints))
+            if int(state.step) < epoch * steps:
+                checkpoints.save(snapshot)
+                stop.check()
             means = programs.evaluate(state.params, validation_data, validation_key)
-            record |= {"validation_loss": means["loss"], "validation_error": 100 * means["error"]}
-            record |= {"outside": means["outside"]} if "outside" in means else {}
-            record = {name: np.asarray(value).item() for name, value in record.items()}
-            record = {"epoch": epoch} | record
-            for loss in (record["train_loss"], record["validation_loss"]):
-                if not math.isfinite(loss):
-                    raise RunError(_diverged(epoch, loss, saved, folder))
+            record = {"epoch": epoch} | _record(experiment, snapshot, means)
+            if not math.isfinite(record["validation_loss"]):
+                raise RunError(_unfit(record, checkpoints))
             metrics.append(record)
             frames.append({"epoch": epoch, "theta": probe.theta(state.params)})
-            for name, value in record.items():
-                board.add_scalar(name, value, epoch)
+            board.add_scalars(record, epoch)
             bar.epoch_done(record)
-            if epoch % every == 0 or epoch == epochs:
-                checkpoints.save(state)
-                saved = record["step"]
-        for tag, images in probe.pictures(state.params).items():
-            board.add_images(tag, images, epochs, dataformats="NHWC")
-    return state
+            snapshot = at_start_of_epoch(state, steps)
+            due = epoch % every == 0 and checkpoints.due
+            if due or epoch == epochs or stop.number is not None:
+                checkpoints.save(snapshot)
+            stop.check()
+        stop.patient = False
+        board.add_images(probe.pictures(snapshot.state.params), epochs)
+    return snapshot.state
 
 
-def _diverged(epoch: int, loss: float, saved: int | None, folder: pathlib.Path) -> str:
-    good = "there is no checkpoint yet"
-    if saved is not None:
-        good = f"the last good checkpoint is {folder / 'checkpoints' / str(saved)}"
+def _diverged(snapshot: Any, steps: int, checkpoints: Any) -> str:
+    """What to say of the step that was not taken, after a checkpoint of the state before it."""
+    step = int(snapshot.state.step)
+    good = "no step was good"
+    if step > 0:
+        checkpoints.save(snapshot)
+        good = f"the last good state is {checkpoints.path(step)}"
+    found = {name: snapshot.values[name][step % steps] for name in ("loss", "gradient_norm")}
+    bad = [f"{name.replace('_', ' ')} is {x}" for name, x in found.items() if not math.isfinite(x)]
+    reason = f"its {bad[0]}" if bad else "its parameters are not finite"
     return (
-        f"training diverged: the loss of epoch {epoch} is {loss}; lower --learning-rate or set "
-        f"--clip-norm; {good}"
+        f"training diverged at step {step + 1}, in epoch {step // steps + 1}: {reason}; "
+        f"{REMEDY}; {good}"
+    )
+
+
+def _unfit(record: dict[str, Any], checkpoints: Any) -> str:
+    """What to say of an epoch after which the validation loss is not finite."""
+    good = "there is no checkpoint yet"
+    if checkpoints.steps:
+        good = f"the last good checkpoint is {checkpoints.path(checkpoints.steps[-1])}"
+    return (
+        f"training diverged in epoch {record['epoch']}: the validation loss is "
+        f"{record['validation_loss']}; {REMEDY}; {good}"
     )
 
 
 def _train_epoch(
-    experiment: Any, programs: Programs, state: Any, data: Any, bar: Any
-) -> tuple[Any, dict[str, Any]]:
-    """The state after an epoch, and what to record of it."""
+    experiment: Any, programs: Programs, snapshot: Any, data: Any, bar: Any, stop: Stop
+) -> Any:
+    """The snapshot at the end of the epoch, or after the part in which a signal came."""
+    started = time.perf_counter()
+    state, steps = snapshot.state, experiment.steps_per_epoch
+    values = {name: each.copy() for name, each in snapshot.values.items()}
+    order = programs.order(state.key, int(state.step) // steps)
+
+    def collect(part: slice, means: Any) -> None:
+        for name, each in values.items():
+            each[part] = means[name]
+        bar.advance(means)
+
+    pending = []
+    for part in _parts(int(state.step) % steps, steps):
+        state, means = programs.steps(state, data, order[part])
+        stop.patient = True
+        pending.append((part, means))
+        if len(pending) > 1:  # collected while the device is at this part: it never waits for that
+            collect(*pending.pop(0))
+        if stop.number is not None:
+            break
+    collect(*pending.pop())
+    return snapshot._replace(
+        state=state, values=values, seconds=snapshot.seconds + time.perf_counter() - started
+    )
+
+
+def _parts(first: int, steps: int) -> Iterator[slice]:
+    """An epoch's steps from `first` on, in the parts that are one program."""
+    while first < steps:
+        last = min(steps, (first // STEPS_PER_DISPATCH + 1) * STEPS_PER_DISPATCH)
+        yield slice(first, last)
+        first = last
+
+
+def _record(experiment: Any, snapshot: Any, validation: dict[str, Any]) -> dict[str, Any]:
+    """What to record of an epoch, given the means of its validation."""
     import numpy as np
 
-    started = time.perf_counter()
-    steps = experiment.steps_per_epoch
-    order = programs.order(state.key, int(state.step) // steps)
-    parts: list[dict[str, Any]] = []
-    for start in range(0, steps, STEPS_PER_DISPATCH):
-        state, values = programs.steps(state, data, order[start : start + STEPS_PER_DISPATCH])
-        if parts:  # shown while the device is at the next part: it never waits for the bar
-            bar.advance(parts[-1])
-        parts.append(values)
-    bar.advance(parts[-1])
-    means = {name: np.mean(np.concatenate([part[name] for part in parts])) for name in parts[0]}
-    seconds = time.perf_counter() - started
-    return state, {
-        "step": int(state.step),
+    step, seconds = int(snapshot.state.step), snapshot.seconds
+    means = {name: np.mean(each) for name, each in snapshot.values.items()}
+    record = {
+        "step": step,
         "train_loss": means["loss"],
         "train_error": 100 * means["error"],
         "gradient_norm": means["gradient_norm"],
-        "learning_rate": experiment.schedule(int(state.step) - 1),
+        "learning_rate": experiment.schedule(step - 1),
         "seconds": seconds,
-        "images_per_second": steps * experiment.config.optimisation.batch_size / seconds,
+        "images_per_second": len(snapshot.values["loss"])
+        * experiment.config.optimisation.batch_size
+        / seconds,
+        "validation_loss": validation["loss"],
+        "validation_error": 100 * validation["error"],
     }
+    record |= {"outside": validation["outside"]} if "outside" in validation else {}
+    return {name: np.asarray(value).item() for name, value in record.items()}
 
 
 def _summary(

@@ -1,6 +1,7 @@
 """Training: steps, order, evaluation, resuming; nothing is lost and nothing is counted twice."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +98,79 @@ def test_one_golden_step() -> None:
     shares = np.bincount(np.asarray(batch["label"]), minlength=3) / 8
     np.testing.assert_allclose(means["loss"], np.log(3), rtol=1e-6)
     np.testing.assert_allclose(state.params["b"], 0.5 * (shares - 1 / 3), atol=1e-6)
+
+
+# A step that is not finite.
+
+BAD = 3  # the step, from 0
+OVERFLOWING = optax.chain(
+    OPTIMIZER, optax.scale_by_schedule(lambda count: jnp.where(count == BAD, jnp.inf, 1.0))
+)
+
+
+def spoiling(spoil: Callable[[jax.Array, jax.Array], jax.Array]) -> training.Objective:
+    """The objective; what is given of the marks and the weights is added to the loss."""
+
+    def objective(params: dict, batch: training.Batch, key: jax.Array | None) -> training.Values:
+        values = OBJECTIVE(params, batch, key)
+        return values | {"loss": values["loss"] + spoil(batch["marked"], jnp.sum(params["w"]))}
+
+    return objective
+
+
+def times_nan(marked: jax.Array, w: jax.Array) -> jax.Array:
+    return jnp.where(marked > 0, jnp.nan, 0.0) * w
+
+
+def steps_over(
+    objective: training.Objective,
+    optimizer: optax.GradientTransformation,
+    marked: jax.Array,
+    steps: int = 10,
+) -> tuple[training.TrainState, dict]:
+    """Steps over the data in their order, ten examples each."""
+    state = training.init_state(KEY, start().params, optimizer)
+    order = jnp.arange(10 * steps).reshape(steps, 10)
+    data = DATA | {"marked": marked}
+    return training.train_steps(objective, optimizer, noisy, state, data, order)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "optimizer"),
+    [
+        (times_nan, OPTIMIZER),
+        (lambda marked, w: jnp.sqrt((1 - marked) * (1 + w**2)), OPTIMIZER),
+        (lambda marked, w: 1e20 * marked * w, OPTIMIZER),
+        (lambda marked, w: 0.0, OVERFLOWING),
+    ],
+    ids=["loss", "gradient", "norm", "parameters"],
+)
+def test_a_step_that_is_not_finite_is_not_taken_nor_any_after_it(
+    spoil: Callable[[jax.Array, jax.Array], jax.Array], optimizer: optax.GradientTransformation
+) -> None:
+    marked = (jnp.arange(N) == 10 * BAD + 4).astype(jnp.float32)
+    state, means = steps_over(spoiling(spoil), optimizer, marked)
+    good, before = steps_over(spoiling(spoil), optimizer, marked, BAD)
+    assert bool(state.diverged)
+    assert not bool(good.diverged)
+    assert int(state.step) == BAD
+    assert_same(state, good)
+    np.testing.assert_array_equal(means["loss"][:BAD], before["loss"])
+    batch = jax.tree.map(lambda array: array[:10], DATA | {"marked": marked})
+    later, _ = training.train_step(spoiling(spoil), optimizer, state, batch)
+    assert bool(later.diverged)
+    assert_same(later, state)
+
+
+def test_a_member_that_diverges_does_not_disturb_the_others() -> None:
+    members = jax.jit(jax.vmap(functools.partial(steps_over, spoiling(times_nan), OPTIMIZER)))
+    nothing = jnp.zeros(N)
+    marked = (jnp.arange(N) == 10 * BAD).astype(jnp.float32)
+    (whole, _), (one, _) = (members(jnp.stack([each, nothing])) for each in (nothing, marked))
+    assert one.diverged.tolist() == [True, False]
+    assert one.step.tolist() == [BAD, 10]
+    second = functools.partial(jax.tree.map, lambda leaf: leaf[1])
+    assert_same(*(second(each._replace(key=each.step)) for each in (whole, one)))
 
 
 def test_an_epoch_shows_each_example_at_most_once() -> None:

@@ -2,15 +2,19 @@
 
 import contextlib
 import io
+import json
+import math
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import train
+from experiments import checkpoints, train
 
 COMPILATION = {
     "jax_compilation_cache_dir": None,
@@ -51,6 +55,32 @@ def save_npz(
     images = images.astype(np.uint8) if dtype == np.uint8 else (images / 50 - 2).astype(dtype)
     np.savez(path, x_train=images[:40], y_train=labels[:40], x_test=images[40:], y_test=labels[40:])
     return path
+
+
+TIMINGS = ("seconds", "images_per_second")
+
+
+def metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of each epoch, read as a stranger would, without what the clock says."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k not in TIMINGS} for record in found]
+
+
+def assert_same_end(folder: pathlib.Path, reference: pathlib.Path) -> None:
+    """Asserts that two runs ended alike, bit for bit."""
+    summaries = [json.loads((each / "summary.json").read_text()) for each in (folder, reference)]
+    for name in ("params_sha256", "test_error", "test_loss", "validation_error", "steps"):
+        assert summaries[0][name] == summaries[1][name]
+    assert metrics(folder) == metrics(reference)
+    assert (folder / "frames.jsonl").read_text() == (reference / "frames.jsonl").read_text()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_epoch() -> Iterator[None]:
+    """Epochs are moments here: each may leave its checkpoint."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(checkpoints, "SHARE", math.inf)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +125,34 @@ def finished(
 
 
 @pytest.fixture
+def unfinished(finished: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """The folder of a run that was killed when all was done but the summary: to be written."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "summary.json").unlink()
+    return folder
+
+
+@pytest.fixture
 def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings that end at once, for what happens around them."""
     summary = {"test_error": 1.0, "num_params": 1}
-    monkeypatch.setattr(train, "train", lambda config, folder, command: summary)
+    monkeypatch.setattr(train, "train", lambda *_: summary)
+
+
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch of 6 steps is two programs."""
+    monkeypatch.setattr(train, "STEPS_PER_DISPATCH", 4)
+
+
+@pytest.fixture(scope="session")
+def reference(
+    tmp_path_factory: pytest.TempPathFactory, compiled: pathlib.Path, tiny: list[str]
+) -> pathlib.Path:
+    """The run in parts that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    with keeping_compiled(compiled), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(train, "STEPS_PER_DISPATCH", 4)
+        assert train.main([*tiny, "--run-dir", str(folder), "--no-figures"]) == 0
+    return folder

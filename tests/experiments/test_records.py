@@ -4,7 +4,6 @@ import json
 import math
 import pathlib
 import shlex
-import shutil
 import struct
 from collections.abc import Callable
 from importlib import metadata
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
@@ -20,7 +20,7 @@ from tensorboardX.proto.event_pb2 import Event
 import stn_jax
 from experiments import config as configuration
 from experiments import experiment as setup
-from experiments import gallery, records, train
+from experiments import gallery, models, records, train
 from experiments.checkpoints import Checkpoints
 from experiments.records import Lines, RunError, read_lines
 
@@ -114,10 +114,9 @@ def test_summary_is_of_the_last_checkpoint(finished: pathlib.Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     experiment = setup.build(records.read_config(finished))
     checkpoints = Checkpoints(finished / "checkpoints")
-    assert checkpoints.latest == EPOCHS * STEPS
+    assert checkpoints.steps[-1] == EPOCHS * STEPS
     start = setup.initial_state(experiment)
-    state = checkpoints.restore(start)
-    checkpoints.close()
+    state = checkpoints.restore(start).state
     assert int(state.step) == EPOCHS * STEPS
     assert setup.params_sha256(state.params) == summary["params_sha256"]
     assert setup.params_sha256(start.params) != summary["params_sha256"]
@@ -208,68 +207,114 @@ def failure(capsys: pytest.CaptureFixture[str]) -> str:
     return line.removeprefix("error: ")
 
 
-def test_a_run_that_diverges_at_once_ends_and_leaves_nothing(
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
+    """Multiplies the update of a step, counted from 1, by a factor."""
+    make_optimizer = models.make_optimizer
+
+    def patch(step: int, factor: float) -> None:
+        def spoiling(*arguments: Any) -> optax.GradientTransformation:
+            spoiled = optax.scale_by_schedule(lambda n: jnp.where(n == step - 1, factor, 1.0))
+            return optax.chain(make_optimizer(*arguments), spoiled)
+
+        monkeypatch.setattr(models, "make_optimizer", spoiling)
+
+    return patch
+
+
+def test_a_run_that_diverges_at_once_leaves_nothing(
+    spoil: Callable[[int, float], None],
     run: Callable[..., int],
     tiny: list[str],
     tmp_path: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    spoil(1, math.inf)
     folder = tmp_path / "run"
-    command = [*tiny, "--run-dir", folder, "--learning-rate", "1e30", "--no-figures"]
     for again in ([], ["--resume", "auto"]):
-        assert run(*command, *again) == 1
+        assert run(*tiny, "--run-dir", folder, "--no-figures", *again) == 1
         assert failure(capsys) == (
-            "training diverged: the loss of epoch 1 is nan; lower --learning-rate or set "
-            "--clip-norm; there is no checkpoint yet"
+            "training diverged at step 1, in epoch 1: its parameters are not finite; lower "
+            "--learning-rate or set --clip-norm, in another --run-dir; no step was good"
         )
         assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("spoiled", "factor", "bad", "epoch", "reason"),
+    [
+        (15, math.inf, 15, 3, "its parameters are not finite"),
+        (9, 1e30, 10, 2, "its loss is nan"),
+    ],
+)
 def test_a_run_that_diverges_later_keeps_what_was_good(
+    spoiled: int,
+    factor: float,
+    bad: int,
+    epoch: int,
+    reason: str,
+    spoil: Callable[[int, float], None],
+    run: Callable[..., int],
+    tiny: list[str],
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spoil(spoiled, factor)
+    folder = tmp_path / "run"
+    for again in ([], ["--resume", "must"]):
+        assert run(*tiny, "--run-dir", folder, "--no-figures", *again) == 1
+        assert failure(capsys) == (
+            f"training diverged at step {bad}, in epoch {epoch}: {reason}; lower --learning-rate "
+            "or set --clip-norm, in another --run-dir; the last good state is "
+            f"{folder}/checkpoints/{bad - 1}"
+        )
+        assert (folder / "checkpoints" / str(bad - 1)).exists()
+        assert not (folder / "summary.json").exists()
+        found = lines(folder / "metrics.jsonl")
+        assert [record["epoch"] for record in found] == list(range(1, epoch))
+        assert [type(record["step"]) for record in found] == [int] * len(found)
+
+
+def test_an_epoch_whose_validation_is_not_finite_is_not_recorded(
     run: Callable[..., int],
     tiny: list[str],
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    train_epoch = train._train_epoch
+    compile_programs, evaluated = train.compile_programs, []
 
-    def diverging(*arguments: Any) -> tuple[Any, dict[str, Any]]:
-        state, record = train_epoch(*arguments)
-        if record["step"] == 2 * STEPS:
-            record |= {"gradient_norm": math.nan}
-        return state, record | ({"train_loss": math.inf} if record["step"] == 3 * STEPS else {})
+    def spoilt(experiment: Any) -> train.Programs:
+        programs = compile_programs(experiment)
 
-    monkeypatch.setattr(train, "_train_epoch", diverging)
+        def evaluate(*arguments: Any) -> Any:
+            evaluated.append(arguments)
+            means = programs.evaluate(*arguments)
+            return means | ({"loss": jnp.inf} if len(evaluated) == 2 else {})
+
+        return programs._replace(evaluate=evaluate)
+
+    monkeypatch.setattr(train, "compile_programs", spoilt)
     folder = tmp_path / "run"
-    for again in ([], ["--resume", "must"]):
-        assert run(*tiny, "--run-dir", folder, "--no-figures", *again) == 1
-        assert failure(capsys) == (
-            "training diverged: the loss of epoch 3 is inf; lower --learning-rate or set "
-            f"--clip-norm; the last good checkpoint is {folder}/checkpoints/12"
-        )
-        assert (folder / "checkpoints" / "12").exists()
-        assert not (folder / "summary.json").exists()
-        found = lines(folder / "metrics.jsonl")
-        assert [record["gradient_norm"] is None for record in found] == [False, True]
-        assert [type(record["step"]) for record in found] == [int, int]
+    assert run(*tiny, "--run-dir", folder, "--no-figures") == 1
+    assert failure(capsys) == (
+        "training diverged in epoch 2: the validation loss is inf; lower --learning-rate or set "
+        f"--clip-norm, in another --run-dir; the last good checkpoint is {folder}/checkpoints/6"
+    )
+    assert [record["epoch"] for record in lines(folder / "metrics.jsonl")] == [1]
 
 
 def test_records_that_were_lost_are_named(
-    finished: pathlib.Path,
+    unfinished: pathlib.Path,
     run: Callable[..., int],
     tiny: list[str],
-    tmp_path: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(finished, folder)
-    (folder / "summary.json").unlink()
-    (folder / "metrics.jsonl").unlink()
-    assert run(*tiny, "--run-dir", folder, "--resume", "auto") == 1
+    (unfinished / "metrics.jsonl").unlink()
+    assert run(*tiny, "--run-dir", unfinished, "--resume", "auto") == 1
     assert failure(capsys) == (
-        f"{folder}/metrics.jsonl: must hold a record of each of the 3 epochs that were trained; "
-        "got 0; start anew in another --run-dir"
+        f"{unfinished}/metrics.jsonl: must hold a record of each of the 3 epochs that were "
+        "trained; got 0; start anew in another --run-dir"
     )
 
 

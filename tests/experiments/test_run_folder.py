@@ -204,7 +204,8 @@ def test_a_full_disk(refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    assert refusal("--run-dir", "run") == "run: cannot be written: No space left on device"
+    line = refusal("--run-dir", "run")
+    assert line == "run/config.json: cannot be written: No space left on device"
 
 
 def test_a_file_system_without_locks(
@@ -236,7 +237,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(
 
 
 def test_a_run_that_left_records_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: object, folder: pathlib.Path, __: object) -> None:
+    def fail(_: object, folder: pathlib.Path, *__: object) -> None:
         (folder / "metrics.jsonl").write_text('{"epoch": 1}\n')
         raise RunError("the machine is on fire")
 
@@ -247,7 +248,7 @@ def test_a_run_that_left_records_keeps_them(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("stray", ["notes.txt", "checkpoints/6"])
 def test_what_a_run_did_not_make_is_kept(monkeypatch: pytest.MonkeyPatch, stray: str) -> None:
-    def fail(_: object, folder: pathlib.Path, __: object) -> None:
+    def fail(_: object, folder: pathlib.Path, *__: object) -> None:
         (folder / stray).parent.mkdir(exist_ok=True)
         (folder / stray).write_text("precious")
         raise KeyboardInterrupt
