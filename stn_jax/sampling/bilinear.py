@@ -237,4 +237,4 @@ def _after(table: jax.Array, points: jax.Array) -> jax.Array:
     return points + jnp.minimum(bits, 0).astype(table.dtype)  # never negative, a NaN's neither
 
 
-_read = linear_pair("stn_jax", _plain_read, _splat, _plain_shift).read
+_read = linear_pair("stn_jax", _plain_read, _splat, _plain_shift)
