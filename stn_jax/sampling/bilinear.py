@@ -74,12 +74,17 @@ def _is_zero(tangent: object) -> bool:
     return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
 
 
+def _near(position: jax.Array, size: int) -> jax.Array:
+    """Whether a pixel may be within reach: not so far outside, infinite or NaN."""
+    return (position > -2) & (position < size + 1)
+
+
 def _cell(position: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
     """The whole position at or below, and the distance from it.
 
     For a position that reads no pixel at all, -2, whose taps have none.
     """
-    position = jnp.where((position > -2) & (position < size + 1), position, -2)
+    position = jnp.where(_near(position, size), position, -2)
     below = jnp.floor(position)
     return below.astype(jnp.int32), position - below
 
@@ -142,8 +147,7 @@ def _slopes(
 def _shift(image: jax.Array, points: jax.Array, step: jax.Array, fill: jax.Array) -> jax.Array:
     """The change of the values when each point takes a step, x + iy; linear in the step."""
     height, width, channels = image.shape
-    x, y = jnp.real(points), jnp.imag(points)
-    near = (x > -2) & (x < width + 1) & (y > -2) & (y < height + 1)
+    near = _near(jnp.real(points), width) & _near(jnp.imag(points), height)
     step = jnp.where(near, step, 0)  # elsewhere there is no slope, and a step may not be finite
     if not 0 < channels <= FEW_CHANNELS:
         return jnp.real(_slopes(image, points, fill) * step[..., None])
