@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from experiments import devices
 from experiments.experiment import params_sha256
 from experiments.records import RunError, writing
 from stn_jax.training import TrainState
@@ -146,9 +147,20 @@ def _load(path: pathlib.Path, like: TrainState) -> Snapshot:
     digest = stored.pop("sha256")
     if params_sha256(stored) != digest:
         raise _DamagedError("its contents are not what was written")
+    return _from_storable(stored)
+
+
+def _from_storable(stored: dict[str, Any]) -> Snapshot:
     state = stored.pop("state")
     key = jax.random.wrap_key_data(state.pop("key"))
     return Snapshot(TrainState(**state, key=key, diverged=jnp.zeros((), bool)), **stored)
+
+
+def from_first(snapshot: Snapshot) -> Snapshot:
+    """What process 0 has read, in every process."""
+    if jax.process_count() == 1:
+        return snapshot
+    return _from_storable(jax.tree.map(np.asarray, devices.from_first(_storable(snapshot))))
 
 
 def _reason(error: Exception) -> str:

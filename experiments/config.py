@@ -156,7 +156,14 @@ class Run:
     """Draw pictures at the end."""
     mesh: OptionalStr = None
     """Devices, as batch=N: each batch is spread over N; of a CPU, virtual ones are made. A sweep
-    also takes member=M. Default: one device."""
+    also takes member=M. Default: one device, or all of several processes."""
+    coordinator: OptionalStr = None
+    """HOST:PORT of process 0, where several processes, on any machines, train one network. They get
+    the same flags but for the id; process 0 writes the records."""
+    num_processes: OptionalInt = None
+    """How many processes there are."""
+    process_id: OptionalInt = None
+    """Which of them this is, from 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,6 +302,7 @@ def check(config: Config) -> None:
     _check_data(config.data)
     _check_model(config.model)
     _check_run(config.run)
+    _check_mesh(config)
 
 
 def _demand(ok: bool, name: str, given: object, allowed: str) -> None:
@@ -393,7 +401,36 @@ def _check_run(run: Run) -> None:
         run.resume,
         "given together with --run-dir, the folder of the run to continue",
     )
-    mesh_sizes(run)
+    joined = (run.coordinator, run.num_processes, run.process_id)
+    _demand(
+        None not in joined or set(joined) == {None},
+        "--coordinator",
+        run.coordinator,
+        "given together with --num-processes and --process-id",
+    )
+    if run.coordinator is not None:
+        host, _, port = run.coordinator.rpartition(":")
+        ok = bool(host) and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16
+        _demand(ok, "--coordinator", run.coordinator, "of the form HOST:PORT")
+        count = run.num_processes or 0
+        _demand(count > 0, "--num-processes", run.num_processes, "positive")
+        ok = run.process_id in range(count)
+        _demand(ok, "--process-id", run.process_id, f"in 0 .. {count - 1}")
+
+
+def _check_mesh(config: Config) -> None:
+    sizes, batch_size = mesh_sizes(config.run), config.optimisation.batch_size
+    count = sizes.get("batch", 1)
+    _demand(
+        batch_size % count == 0, "--batch-size", batch_size, f"a multiple of --mesh batch={count}"
+    )
+    processes = config.run.num_processes or 1
+    _demand(
+        not sizes or math.prod(sizes.values()) % processes == 0,
+        "--mesh",
+        config.run.mesh,
+        f"devices in equal parts for --num-processes {processes}",
+    )
 
 
 def _check_meant(config: Config, preset: Config) -> None:

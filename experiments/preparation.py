@@ -73,22 +73,26 @@ def make_prepare(data: Data, normalisation: Normalisation) -> Prepare:
     mean, std = (np.asarray(values, np.float32) for values in normalisation)
     settings = _settings(data)
 
-    def distort(keys: jax.Array, images: jax.Array) -> jax.Array:
+    def distort(keys: jax.Array, stored: jax.Array) -> jax.Array:
+        images = _scaled(stored)
         if data.distortion == "none":
             return images
         if data.distortion == "tc":
-            others = _others(keys, images, data.clutter)
+            # Picked before they are scaled: a device has all stored images, and scales its own.
+            others = _scaled(_others(keys, stored, data.clutter))
             return jax.vmap(functools.partial(distortions.tc, **settings))(keys, images, others)
         distortion = getattr(distortions, data.distortion)
         return jax.vmap(functools.partial(distortion, **settings))(keys, images)
 
     def prepare(keys: jax.Array, batch: Batch) -> Batch:
-        images = batch["image"]
-        if images.dtype == jnp.uint8:
-            images = images.astype(jnp.float32) / 255
-        return batch | {"image": (distort(keys, images) - mean) / std}
+        return batch | {"image": (distort(keys, batch["image"]) - mean) / std}
 
     return prepare
+
+
+def _scaled(stored: jax.Array) -> jax.Array:
+    """Stored images as floats: bytes in [0, 1], floats as they are."""
+    return stored.astype(jnp.float32) / 255 if stored.dtype == jnp.uint8 else stored
 
 
 def _others(keys: jax.Array, images: jax.Array, count: int) -> jax.Array:

@@ -186,8 +186,8 @@ def test_the_test_set_is_looked_at_once(
     evaluated = []
     compile_programs = train.compile_programs
 
-    def watched(experiment: Any) -> train.Programs:
-        programs = compile_programs(experiment)
+    def watched(experiment: Any, mesh: Any) -> train.Programs:
+        programs = compile_programs(experiment, mesh)
 
         def evaluate(params: Any, data: dict[str, Any], key: jax.Array) -> Any:
             evaluated.append(len(data["label"]))
@@ -284,8 +284,8 @@ def test_an_epoch_whose_validation_is_not_finite_is_not_recorded(
 ) -> None:
     compile_programs, evaluated = train.compile_programs, []
 
-    def spoilt(experiment: Any) -> train.Programs:
-        programs = compile_programs(experiment)
+    def spoilt(experiment: Any, mesh: Any) -> train.Programs:
+        programs = compile_programs(experiment, mesh)
 
         def evaluate(*arguments: Any) -> Any:
             evaluated.append(arguments)

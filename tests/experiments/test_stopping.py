@@ -26,8 +26,8 @@ def signal_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     def patch(number: int, n: int) -> None:
         calls = []
 
-        def signalling(experiment: Any) -> train.Programs:
-            programs = compile_programs(experiment)
+        def signalling(experiment: Any, mesh: Any) -> train.Programs:
+            programs = compile_programs(experiment, mesh)
 
             def steps(*arguments: Any) -> Any:
                 calls.append(arguments)
