@@ -1,23 +1,21 @@
 """Searches settings: `python -m experiments.sweep [PRESET] --space NAME=SPEC [flags]`."""
 
-import contextlib
-import signal
 import sys
 import typing
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 
-from experiments.config import Config, ConfigError
+from experiments import stopping
+from experiments.config import Config, ConfigError, Run
 from experiments.datasets import DatasetError
 from experiments.records import RunError
+from experiments.stopping import Stopped
 from experiments.sweeps import settings
 
 if typing.TYPE_CHECKING:
-    from experiments.sweeps.worker import How, OnEpoch, Result
+    from experiments.population import OnEpoch, Result
+    from experiments.sweeps.worker import How, Train
 
-
-class Stopped(KeyboardInterrupt):
-    """A signal asked the worker to leave; its argument is the signal's number."""
+REJOIN = "the same command joins the sweep again"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,60 +23,56 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["report"]:
-            return _report(settings.parse_report(arguments[1:]))
-        return _search(*settings.parse(arguments))
+            _report(settings.parse_report(arguments[1:]))
+        else:
+            _search(*settings.parse(arguments))
     except ConfigError as error:
         return _fail(error, 2)
     except (RunError, DatasetError) as error:
         return _fail(error, 1)
     except Stopped as stopped:
-        return _fail("interrupted; the same command joins again", 128 + stopped.args[0])
+        return _fail(Stopped(stopped.number, REJOIN), stopped.code)
+    return 0
 
 
 def _fail(error: object, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {error}", file=sys.stderr, flush=True)
     return code
 
 
-def _search(preset: str, config: settings.SweepConfig) -> int:
-    # Here, since --help and a wrong flag should not wait for what they import.
-    from experiments.sweeps import worker
-
-    with _stopped_by_signals():
-        worker.work(preset, config, _train)
-    return 0
+# What follows imports optuna, or JAX, which --help and a wrong flag should not wait for.
 
 
-def _train(configs: Sequence[Config], *, how: "How", on_epoch: "OnEpoch") -> "Sequence[Result]":
-    from experiments import population
+def _search(preset: str, config: settings.SweepConfig) -> None:
+    from experiments.sweeps.worker import Worker
 
-    return population.train(configs, how=None if how == "auto" else how, on_epoch=on_epoch)
+    worker = Worker(preset, config, _trainer(config.run))
+
+    def abandon(number: int) -> None:
+        worker.give_back()
+        _fail(Stopped(number, REJOIN), 0)
+
+    with stopping.listening(abandon):
+        worker.work()
 
 
-def _report(wanted: settings.Report) -> int:
+def _trainer(run: Run) -> "Train":
+    """What trains networks, on the devices that `--mesh` asks for."""
+
+    def train(configs: Sequence[Config], *, how: "How", on_epoch: "OnEpoch") -> "Sequence[Result]":
+        from experiments import devices, population
+
+        mesh = devices.mesh(run)
+        chosen = None if how == "auto" else how
+        return population.train(configs, how=chosen, mesh=mesh, on_epoch=on_epoch)
+
+    return train
+
+
+def _report(wanted: settings.Report) -> None:
     from experiments.sweeps import report
 
     report.make(wanted)
-    return 0
-
-
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Lets SIGTERM and SIGINT raise `Stopped`, once: what follows gives back what is held."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
-        raise Stopped(number)
-
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        for each in before:
-            signal.signal(each, stop)
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     left, right = from_dict(a), from_dict(b)
     found = configuration.differences(left.base, right.base)
     pairs = [
-        (f"--space {name}", *(each["space"].get(name, "nothing") for each in (a, b)))
+        (f"--space {name}:", *(each["space"].get(name, "nothing") for each in (a, b)))
         for name in {**a["space"], **b["space"]}
     ]
     pairs += [(f"--{name}", left.options[name], right.options[name]) for name in OPTIONS]

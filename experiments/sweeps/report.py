@@ -16,7 +16,7 @@ from rich.table import Table
 
 from experiments import config as configuration
 from experiments.config import ConfigError
-from experiments.records import RunError, write_atomically
+from experiments.records import RunError, write_atomically, writing
 from experiments.sweeps import definition as definitions
 from experiments.sweeps import space as search
 from experiments.sweeps.definition import Best, Definition, as_text, percent
@@ -45,20 +45,18 @@ def make(wanted: Report) -> None:
     folder = default if wanted.run_dir is None else pathlib.Path(wanted.run_dir).expanduser()
     place = Place(folder, wanted.storage, wanted.study or ONLY_STUDY)
     out = folder / "report.html" if wanted.out is None else pathlib.Path(wanted.out).expanduser()
-    study = load(place)
-    try:
-        definition = definitions.from_dict(study.user_attrs.get("definition", {}))
-    except ConfigError as error:
-        raise RunError(f"{place}: {error}") from error
-    trials = study.get_trials()
-    best = definitions.best(definition, trials)
-    _print(_rows(definition, trials), definition, trials, best)
     name = folder.name if wanted.study is None else wanted.study
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with load(place) as study:
+        try:
+            definition = definitions.from_dict(study.user_attrs.get("definition", {}))
+        except ConfigError as error:
+            raise RunError(f"{place}: {error}") from error
+        trials = study.get_trials()
+        best = definitions.best(definition, trials)
+        _print(_rows(definition, trials), definition, trials, best)
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, page(name, study, definition, trials, best))
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written: {error.strerror}") from error
     print(f"plots in {out}")
 
 

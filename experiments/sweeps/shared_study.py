@@ -28,6 +28,7 @@ from experiments.sweeps.storages import (
     STORAGE_ERRORS,
     Mutex,
     Place,
+    closing,
     connect,
     experimental,
     reaching,
@@ -146,7 +147,7 @@ class Terms(NamedTuple):
         limit: how many trials are wanted; None of those that are given.
         given: the parameters of the trials, if these are not drawn.
         heartbeat: seconds between signs of life.
-        sampler: from the number of trials there are to what draws the next.
+        sampler: from a trial's number to what draws it.
         pruner: what stops hopeless trials.
     """
 
@@ -222,18 +223,20 @@ class SharedStudy:
 
     def _next(self) -> optuna.Trial | None:
         """The trial that waited longest, or a new one; None if all are given."""
-        trials = self.trials()
-        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-        if not waiting:
-            if self._terms.limit is None:
-                return None
+        waiting = self._waiting()
+        if not waiting and self._terms.limit is not None:
             self._study.add_trial(optuna.create_trial(state=TrialState.WAITING))
-            waiting = self._study.get_trials(states=(TrialState.WAITING,))
+            waiting = self._waiting()
+        if not waiting:
+            return None
         number = waiting[0].number
         self._mine.add(number)
         self._beating.start(self._id(number))
-        self._study.sampler = self._terms.sampler(len(trials))
+        self._study.sampler = self._terms.sampler(number)
         return self._study.ask()
+
+    def _waiting(self) -> list[FrozenTrial]:
+        return [trial for trial in self.trials() if trial.state == TrialState.WAITING]
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
@@ -307,8 +310,9 @@ def join(place: Place, terms: Terms) -> Iterator[SharedStudy]:
     Raises:
         RunError: if the storage cannot be used, or the study is another sweep's.
     """
-    with reaching(place):
+    with reaching(place), contextlib.ExitStack() as stack:
         storage, mutex = connect(place, terms.heartbeat, create=True)
+        stack.enter_context(closing(storage))
         with mutex(), experimental():
             study = optuna.create_study(
                 study_name=place.name, storage=storage, pruner=terms.pruner, load_if_exists=True
@@ -320,12 +324,8 @@ def join(place: Place, terms: Terms) -> Iterator[SharedStudy]:
                 what = ", ".join(different)
                 raise RunError(f"{place}: holds a sweep with other settings: {what}")
             _add_given(study, terms.given)
-        try:
-            with Beating(storage, terms.heartbeat) as beating:
-                yield SharedStudy(study, storage, mutex, beating, terms)
-        finally:
-            storage.remove_session()
-            storage.engine.dispose()
+        beating = stack.enter_context(Beating(storage, terms.heartbeat))
+        yield SharedStudy(study, storage, mutex, beating, terms)
 
 
 def _add_given(study: optuna.Study, given: Sequence[Mapping[str, Any]]) -> None:

@@ -30,7 +30,7 @@ if typing.TYPE_CHECKING:
     import optuna
 
 GRID_LIMIT = 1000  # combinations that a study handles with ease
-ATTEMPTS = 50  # others that a value is tried with before it is called impossible
+ATTEMPTS = 30  # draws of the others beside which a value must be possible once
 
 # What each setting that can be searched holds. The seed is not searched: --seeds is for that.
 TYPES: Mapping[str, Any] = types.MappingProxyType(
@@ -349,9 +349,10 @@ def check(space: Space, base: Config, preset: str) -> None:
     """
     defaults = PRESETS[preset].config
     rng = random.Random(0)
-    others = [{}] + [
-        {name: dimension.draw(rng) for name, dimension in space.items()} for _ in range(ATTEMPTS)
-    ]
+    others = [{}]
+    for _ in range(ATTEMPTS):  # ends as well, since those of one may go with those of another only
+        others.append({name: dimension.draw(rng) for name, dimension in space.items()})
+        others.append({name: rng.choice(each.extremes()) for name, each in space.items()})
     for name, dimension in space.items():
         where = f"--space {name}={dimension}"
         given = configuration.replace(base, {name: configuration.setting(defaults, name)})

@@ -91,7 +91,8 @@ def connect(place: Place, heartbeat: int, create: bool) -> tuple[RDBStorage, Mut
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if place.url is None:
         mutex = functools.partial(_file_lock, place.folder / LOCK)
-        url, arguments = f"sqlite:///{DATABASE}", {"creator": _opener(place.folder / DATABASE)}
+        url = f"sqlite:///{DATABASE}"  # a name only: what opens it knows the path
+        arguments: dict[str, Any] = {"creator": _opener(place.folder / DATABASE)}
     else:
         url = _postgresql_url(place.url)
         arguments = {"connect_args": {"options": POSTGRESQL_OPTIONS}, "pool_pre_ping": True}
@@ -99,6 +100,8 @@ def connect(place: Place, heartbeat: int, create: bool) -> tuple[RDBStorage, Mut
         single = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, **arguments)
         mutex = functools.partial(_advisory_lock, single)
         url = url.replace("{", "{{").replace("}", "}}")  # to optuna it is a template
+    if not create:  # a storage that turns out to be none leaves no connection open
+        arguments["poolclass"] = sqlalchemy.pool.NullPool
     try:
         with mutex() if create else contextlib.nullcontext(), experimental():
             storage = RDBStorage(
@@ -134,8 +137,12 @@ def _opener(path: pathlib.Path) -> Callable[[], sqlite3.Connection]:
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")  # a write does not wait for the disk
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")  # a write does not wait for the disk
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     return connect
@@ -151,7 +158,18 @@ def _postgresql_url(text: str) -> str:
     return url.render_as_string(hide_password=False)
 
 
-def load(place: Place) -> optuna.Study:
+@contextlib.contextmanager
+def closing(storage: RDBStorage) -> Iterator[RDBStorage]:
+    """Lets go of a storage's connections at the end."""
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+@contextlib.contextmanager
+def load(place: Place) -> Iterator[optuna.Study]:
     """A study that exists, to be looked at.
 
     Raises:
@@ -159,10 +177,10 @@ def load(place: Place) -> optuna.Study:
     """
     if place.url is None and not (place.folder / DATABASE).exists():
         raise RunError(f"{place.folder}: holds no sweep; {DATABASE} not found")
-    with reaching(place):
-        storage: Any = connect(place, heartbeat=1, create=False)[0]
+    with reaching(place), closing(connect(place, heartbeat=1, create=False)[0]) as storage:
         try:
-            return optuna.load_study(study_name=place.name, storage=storage)
+            study = optuna.load_study(study_name=place.name, storage=storage)
         except KeyError:
             names = ", ".join(optuna.get_all_study_names(storage)) or "none"
             raise RunError(f"{place}: not in this storage, which has {names}") from None
+        yield study

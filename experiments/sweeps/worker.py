@@ -5,7 +5,8 @@ import math
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import optuna
@@ -23,23 +24,13 @@ from experiments.sweeps.settings import SweepConfig
 from experiments.sweeps.shared_study import Outcome, SharedStudy, Terms, join
 from experiments.sweeps.storages import LOCK, ONLY_STUDY, STORAGE_ERRORS, Place
 
+if typing.TYPE_CHECKING:
+    from experiments.population import OnEpoch, Record, Result
+
 DEFAULT_TRIALS = 32
 STARTUP_TRIALS = 5  # that are trained whole before any is compared with them
 
 How = Literal["auto", "vmap", "loop"]
-# What a network came to in an epoch: `validation_error` in %, and losses.
-Record = Mapping[str, float]
-OnEpoch = Callable[[int, Sequence[Record | None]], Sequence[bool]]
-
-
-class Result(Protocol):
-    """What the training of one network came to; `experiments.population` says more of it."""
-
-    validation_error: float
-    epochs: int
-    num_params: int
-    diverged_at: int | None
-    seconds: float
 
 
 class Train(Protocol):
@@ -50,8 +41,8 @@ class Train(Protocol):
         configs: Sequence[Config],
         *,
         how: How,
-        on_epoch: OnEpoch,
-    ) -> Sequence[Result]: ...
+        on_epoch: "OnEpoch",
+    ) -> "Sequence[Result]": ...
 
 
 class Job(NamedTuple):
@@ -59,33 +50,6 @@ class Job(NamedTuple):
 
     trial: optuna.Trial
     config: Config
-
-
-def work(preset: str, config: SweepConfig, train: Train) -> None:
-    """Searches as one worker of a sweep, until all that is wanted is finished.
-
-    What it holds when it is interrupted is given back.
-
-    Raises:
-        ConfigError: if settings make no sense.
-        RunError: if the folder or the storage cannot be used, or holds another sweep.
-    """
-    definition = definitions.define(preset, config)
-    terms = _terms(definition, config)
-    place = _place(preset, config)
-    _claim(place.folder)
-    print(f"{preset}: run folder {place.folder}", flush=True)
-    with join(place, terms) as study:
-        _write_definition(place.folder, definition)
-        worker = _Worker(study, definition, config, place.folder, train)
-        try:
-            worker.run()
-        except BaseException:
-            with contextlib.suppress(*STORAGE_ERRORS):  # others will miss the signs of life
-                if count := study.give_back():
-                    print(f"given back, to be run again: {count} trials", flush=True)
-            raise
-        worker.conclude()
 
 
 def _terms(definition: Definition, config: SweepConfig) -> Terms:
@@ -107,17 +71,17 @@ def _terms(definition: Definition, config: SweepConfig) -> Terms:
             for settings in given
         ],
         heartbeat=sweep.heartbeat,
-        sampler=lambda trials: _sampler(sweep.sampler, seed, trials),
+        sampler=lambda number: _sampler(sweep.sampler, seed, number),
         pruner=_pruner(sweep.pruner, config.optimisation.epochs),
     )
 
 
-def _sampler(name: str, seed: int, trials: int) -> optuna.samplers.BaseSampler:
-    """What draws the next trial: by the number of those there are, so that no two draw alike."""
+def _sampler(name: str, seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """What draws the trial of a number: whoever it is, no two are drawn alike."""
     if name == "qmc":  # one sequence, of which the study counts the points
         return optuna.samplers.QMCSampler(seed=seed, scramble=True)
     kind = optuna.samplers.TPESampler if name == "tpe" else optuna.samplers.RandomSampler
-    return kind(seed=(seed * 1_000_003 + trials) % 2**32)
+    return kind(seed=(seed * 1_000_003 + number) % 2**32)
 
 
 def _pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
@@ -159,22 +123,59 @@ def _write_definition(folder: pathlib.Path, definition: Definition) -> None:
     write_json(folder / "space.json", stored)
 
 
-class _Worker:
-    """What a worker does with the trials that it takes."""
+class Worker:
+    """One of a sweep's workers.
 
-    def __init__(
-        self,
-        study: SharedStudy,
-        definition: Definition,
-        config: SweepConfig,
-        folder: pathlib.Path,
-        train: Train,
-    ) -> None:
-        self._study, self._definition, self._sweep = study, definition, config.sweep
-        self._folder, self._train = folder, train
-        self._seeds = config.sweep.seeds
+    Args:
+        preset: the preset's name.
+        config: the settings.
+        train: what trains networks.
 
-    def run(self) -> None:
+    Raises:
+        ConfigError: if settings make no sense.
+    """
+
+    def __init__(self, preset: str, config: SweepConfig, train: Train) -> None:
+        self._definition = definitions.define(preset, config)
+        self._terms = _terms(self._definition, config)
+        self._place = _place(preset, config)
+        self._sweep, self._train = config.sweep, train
+        self._joined: SharedStudy | None = None
+
+    def work(self) -> None:
+        """Searches until all that is wanted is finished.
+
+        What it holds when it is interrupted is given back.
+
+        Raises:
+            RunError: if the folder or the storage cannot be used, or holds another sweep.
+        """
+        folder = self._place.folder
+        _claim(folder)
+        print(f"run folder {folder}", flush=True)
+        with join(self._place, self._terms) as self._joined:
+            _write_definition(folder, self._definition)
+            try:
+                self._run()
+            except BaseException:
+                self.give_back()
+                raise
+            self._conclude()
+
+    def give_back(self) -> None:
+        """Lets others run at once what this worker holds; from any thread."""
+        if self._joined is None:
+            return
+        with contextlib.suppress(*STORAGE_ERRORS):  # others will miss the signs of life
+            if count := self._joined.give_back():
+                print(f"given back, to be run again: {count} trials", flush=True)
+
+    @property
+    def _study(self) -> SharedStudy:
+        assert self._joined is not None
+        return self._joined
+
+    def _run(self) -> None:
         """Takes and trains until all is finished.
 
         While others run what is left it waits: should they be killed, that comes back.
@@ -208,13 +209,13 @@ class _Worker:
         networks = [
             configuration.replace(job.config, {"seed": job.config.optimisation.seed + i})
             for job in jobs
-            for i in range(self._seeds)
+            for i in range(self._sweep.seeds)
         ]
-        watch = _Watch(self._study, jobs, self._seeds)
+        watch = _Watch(self._study, jobs, self._sweep.seeds)
         try:
             with _epochs(jobs) as advance:
 
-                def on_epoch(epoch: int, records: Sequence[Record | None]) -> Sequence[bool]:
+                def on_epoch(epoch: int, records: "Sequence[Record | None]") -> Sequence[bool]:
                     advance(epoch)
                     return watch.on_epoch(epoch, records)
 
@@ -242,9 +243,9 @@ class _Worker:
                 "config": configuration.to_dict(found.config),
                 "command": found.command,
             }
-            write_json(self._folder / "best.json", record)
+            write_json(self._place.folder / "best.json", record)
 
-    def conclude(self) -> None:
+    def _conclude(self) -> None:
         """Says what was best."""
         self._write_best()
         found = definitions.best(self._definition, self._study.trials())
@@ -263,7 +264,7 @@ class _Watch:
         # What stopped a trial: its kind of outcome, and the reason.
         self._stopped: dict[int, Outcome] = {}
 
-    def on_epoch(self, epoch: int, records: Sequence[Record | None]) -> list[bool]:
+    def on_epoch(self, epoch: int, records: "Sequence[Record | None]") -> list[bool]:
         """Which networks go on: all of a trial's, or none."""
         goes_on = []
         for index, job in enumerate(self._jobs):
@@ -275,7 +276,7 @@ class _Watch:
             goes_on += [index not in self._stopped] * self._seeds
         return goes_on
 
-    def _judge(self, job: Job, epoch: int, records: Sequence[Record | None]) -> Outcome | None:
+    def _judge(self, job: Job, epoch: int, records: "Sequence[Record | None]") -> Outcome | None:
         """Why a trial is to be stopped after an epoch, if it is."""
         errors = [math.nan if record is None else record["validation_error"] for record in records]
         lost = [job.config.optimisation.seed + i for i, e in enumerate(errors) if math.isnan(e)]
@@ -287,7 +288,7 @@ class _Watch:
             return None
         return Outcome("pruned", reason=f"{error:.2f} % after epoch {epoch}")
 
-    def outcomes(self, results: Sequence[Result]) -> list[Outcome]:
+    def outcomes(self, results: "Sequence[Result]") -> list[Outcome]:
         """What became of each trial, given what its networks came to."""
         found = []
         for index in range(len(self._jobs)):
