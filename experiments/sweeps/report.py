@@ -244,7 +244,8 @@ def _plain(figure: go.Figure) -> go.Figure:
 
 def _parallel(study: optuna.Study) -> go.Figure:
     figure = visualization.plot_parallel_coordinate(study, target_name=ERROR)
-    figure.update_traces(line={"colorscale": DARK_TO_LIGHT, "reversescale": False})
+    colours = {"colorscale": DARK_TO_LIGHT, "reversescale": False}
+    figure.update_traces(line=colours, selector={"type": "parcoords"})
     return _plain(figure).update_layout(margin={"l": 90, "r": 60, "t": 40, "b": 40})
 
 
