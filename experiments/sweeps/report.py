@@ -1,10 +1,11 @@
 """A sweep's tables and plots: on the terminal, and as one HTML page that needs nothing else."""
 
 import html
+import math
 import pathlib
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 import plotly.graph_objects as go
@@ -22,6 +23,7 @@ from experiments.sweeps import space as search
 from experiments.sweeps.definition import Best, Definition, as_text, percent
 from experiments.sweeps.settings import Report
 from experiments.sweeps.shared_study import history, is_given_up, outcome
+from experiments.sweeps.space import Dimension, Range
 from experiments.sweeps.storages import ONLY_STUDY, Place, load
 
 TEMPLATE = pathlib.Path(__file__).with_name("page.html")
@@ -31,6 +33,7 @@ ENOUGH_TO_COMPARE = 5  # trials, before the importance of settings means anythin
 ERROR = "validation error, %"
 BLUE, GREY, RED = "#08519c", "#b8c2cc", "#e6550d"
 DARK_TO_LIGHT = [[0, "#08306b"], [1, "#9ecae1"]]  # light lines must still be seen
+AXIS_STEPS = 5
 ERROR_TICKS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
 FONT = "system-ui, DejaVu Sans, sans-serif"
 
@@ -176,7 +179,7 @@ def page(
         title=html.escape(f"Sweep {name}"),
         summary=html.escape(summary(trials)),
         best=_best_section(best),
-        plots="\n".join(_sections(study, trials)),
+        plots="\n".join(_sections(study, definition, trials)),
         table=_table(_rows(definition, trials), definition, best),
         settings=_settings(definition),
         plotly=get_plotlyjs(),
@@ -196,17 +199,19 @@ def _best_section(best: Best | None) -> str:
 </section>"""
 
 
-def _sections(study: optuna.Study, trials: Sequence[FrozenTrial]) -> Iterator[str]:
+def _sections(
+    study: optuna.Study, definition: Definition, trials: Sequence[FrozenTrial]
+) -> Iterator[str]:
     """The plots that there are enough trials for."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         return
     yield _section(
         "Parallel coordinates",
-        "A line for each trial that was trained whole. Drag along an axis to select, and an axis's "
-        "name to move it.",
-        _parallel(study),
-        max(360, 30 * max(len(trial.params) for trial in complete) + 330),
+        "A line for each trial that was trained whole, the better the darker. Drag along an axis "
+        "to select, and an axis's name to move it.",
+        _parallel(definition, complete),
+        420,
     )
     yield '<div class="pair">'
     yield _section(
@@ -242,11 +247,44 @@ def _plain(figure: go.Figure) -> go.Figure:
     ).update_yaxes(title=None)
 
 
-def _parallel(study: optuna.Study) -> go.Figure:
-    figure = visualization.plot_parallel_coordinate(study, target_name=ERROR)
-    colours = {"colorscale": DARK_TO_LIGHT, "reversescale": False}
-    figure.update_traces(line=colours, selector={"type": "parcoords"})
-    return _plain(figure).update_layout(margin={"l": 90, "r": 60, "t": 40, "b": 40})
+def _parallel(definition: Definition, complete: Sequence[FrozenTrial]) -> go.Figure:
+    """An axis for each setting, and one for the error; a line for each trial."""
+    errors = [trial.value for trial in complete]
+    axes = [_axis(name, each, complete) for name, each in definition.space.items()]
+    lines = go.Parcoords(
+        dimensions=[*axes, {"label": ERROR, "values": errors}],
+        line={"color": errors, "colorscale": DARK_TO_LIGHT},
+        labelfont={"size": 13},
+    )
+    return _plain(go.Figure(lines)).update_layout(margin={"l": 90, "r": 60, "t": 60, "b": 30})
+
+
+def _axis(name: str, dimension: Dimension, complete: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """An axis of parallel coordinates; at its foot those to whom the setting means nothing."""
+    if isinstance(dimension, Range):
+        place = math.log10 if dimension.log else float
+        low, high = place(dimension.low), place(dimension.high)
+        step = (high - low) / AXIS_STEPS
+        ticks = [low + i * step for i in range(AXIS_STEPS + 1)]
+        if dimension.log:  # both ends, and the powers of ten between them
+            ticks = [low, *range(math.floor(low) + 1, math.ceil(high)), high]
+        texts = [f"{10**tick if dimension.log else tick:.3g}" for tick in ticks]
+    else:
+        options = [search.to_stored(value) for value in dimension.options]
+        place, low, step, high = options.index, 0, 1, max(1, len(options) - 1)
+        ticks, texts = list(range(len(options))), [str(option) for option in options]
+    if any(name not in trial.params for trial in complete):
+        low -= step
+        ticks, texts = [low, *ticks], ["unused", *texts]
+    return {
+        "label": name,
+        "values": [
+            place(trial.params[name]) if name in trial.params else low for trial in complete
+        ],
+        "range": [low, high],
+        "tickvals": ticks,
+        "ticktext": texts,
+    }
 
 
 def _progress(study: optuna.Study) -> go.Figure:

@@ -17,7 +17,9 @@ CHROMIUM = shutil.which("chromium")
 # No network of its own accord, and a home of its own.
 QUIET = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    "--host-resolver-rules=MAP * ~NOTFOUND",  # what it would fetch for itself
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--enable-unsafe-swiftshader",  # WebGL without a GPU, which it may only be asked for
     *("--enable-logging=stderr", "--virtual-time-budget=5000", "--window-size=1240,1600"),
 ]
 
@@ -105,19 +107,20 @@ def test_a_browser_draws_the_page(swept: pathlib.Path, tmp_path: pathlib.Path) -
 
     def browse(*arguments: str) -> subprocess.CompletedProcess[str]:
         profile = f"--user-data-dir={tmp_path / 'profile'}"
-        log = f"--log-net-log={tmp_path / 'net.json'}"
-        command = [CHROMIUM, *QUIET, profile, log, *arguments, page.as_uri()]
+        command = [CHROMIUM, *QUIET, profile, *arguments, page.as_uri()]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
 
     drawn = browse("--dump-dom")
-    assert not re.findall(r".*CONSOLE.*", drawn.stderr)
-    # A chart each: parallel coordinates (drawn by WebGL), history, learning curves, importance.
-    assert drawn.stdout.count('class="main-svg"') >= 4
-    assert drawn.stdout.count('class="parcoords-line-layers"') == 1
-    for name in ("learning_rate", "transform", "regularisation"):
+    # What the page's own policy keeps it from fetching would stand there too.
+    said = [line for line in drawn.stderr.splitlines() if "CONSOLE" in line]
+    assert [line for line in said if "GL Driver Message" not in line] == []
+    # Parallel coordinates, history, learning curves, importance.
+    assert drawn.stdout.count('class="parcoords"') == 1
+    assert drawn.stdout.count('class="cartesianlayer"') == 4
+    assert drawn.stdout.count('class="trace scatter') > 10
+    assert drawn.stdout.count('class="point"') >= 3
+    for name in ("learning_rate", "transform", "regularisation", "validation error, %"):
         assert f">{name}</text>" in drawn.stdout
-    log = (tmp_path / "net.json").read_text()
-    assert set(re.findall(r'"url":"(\w+:)', log)) <= {"file:", "data:", "blob:", "chrome:"}
     shot = tmp_path / "page.png"
     browse(f"--screenshot={shot}")
     assert shot.stat().st_size > 50_000
