@@ -1,5 +1,8 @@
 """Searches settings: `python -m experiments.sweep [PRESET] --space NAME=SPEC [flags]`."""
 
+import contextlib
+import functools
+import os
 import sys
 import typing
 from collections.abc import Sequence
@@ -12,6 +15,8 @@ from experiments.stopping import Stopped
 from experiments.sweeps import settings
 
 if typing.TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from experiments.population import OnEpoch, Result
     from experiments.sweeps.worker import How, Train
 
@@ -57,14 +62,26 @@ def _search(preset: str, config: settings.SweepConfig) -> None:
 
 
 def _trainer(run: Run) -> "Train":
-    """What trains networks, on the devices that `--mesh` asks for."""
+    """What trains networks, on the devices that `--mesh` asks for, or else on all."""
+
+    @functools.cache
+    def mesh() -> "Mesh | None":
+        import jax
+
+        from experiments import devices
+
+        if run.mesh is not None:
+            return devices.start(run)
+        # Members on a CPU are quickest spread over virtual devices, one for each core.
+        with contextlib.suppress(RuntimeError):  # JAX has started: there are as many as there are
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        return devices.member_mesh()
 
     def train(configs: Sequence[Config], *, how: "How", on_epoch: "OnEpoch") -> "Sequence[Result]":
-        from experiments import devices, population
+        from experiments import population
 
-        mesh = devices.mesh(run)
         chosen = None if how == "auto" else how
-        return population.train(configs, how=chosen, mesh=mesh, on_epoch=on_epoch)
+        return population.train(configs, how=chosen, mesh=mesh(), on_epoch=on_epoch)
 
     return train
 

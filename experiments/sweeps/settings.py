@@ -124,6 +124,8 @@ def _check(config: SweepConfig) -> None:
     ]:
         if given != default:
             raise ConfigError(f"{flag} must be left out: a sweep keeps no checkpoints or pictures")
+    if run.coordinator is not None:
+        raise ConfigError("--coordinator must be left out: workers meet in the --storage")
     if run.mesh is not None and "member" not in configuration.mesh_sizes(run):
         raise ConfigError(f"--mesh must spread members, as member=M does; got {run.mesh}")
     _check_storage(sweep.storage, sweep.study)

@@ -114,6 +114,10 @@ def test_a_file_says_the_same_as_flags(tmp_path: pathlib.Path) -> None:
         ("--space lr=1,2 --seed 4294967295 --seeds 2", "--seed with --seeds must stay in"),
         ("--space lr=1,2 --resume auto --run-dir x", "--resume must be left out: a sweep keeps no"),
         ("--space lr=1,2 --no-figures", "--no-figures must be left out"),
+        (
+            "--space lr=1,2 --coordinator h:1 --num-processes 1 --process-id 0",
+            "--coordinator must be left out: workers meet in the --storage",
+        ),
         ("--space lr=1,2 --mesh batch=2", "--mesh must spread members, as member=M does"),
         ("--space lr=1,2 --storage mysql://x --study s", "--storage must be postgresql://"),
         ("--space lr=1,2 --storage postgresql://x", "--storage and --study must be given together"),
