@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(call find-python,3.13) $(call find-python,3.12) python3)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test test-oldest lint format clean
+.PHONY: demo test test-postgres test-oldest lint format clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)  ## Train a spatial transformer on embedded digits and draw what it learned.
@@ -16,6 +16,9 @@ demo: $(INSTALLED)  ## Train a spatial transformer on embedded digits and draw w
 
 test: $(INSTALLED)  ## The default test suite.
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+test-postgres: $(INSTALLED)  ## The sweep on a PostgreSQL server that the tests start.
+	$(BIN)/python -m pytest -m postgres $(PYTEST_ARGS)
 
 test-oldest:  ## The library's tests on Python 3.11 and the JAX that it stops at.
 	$(MAKE) VENV=.venv-oldest PYTHON=$(call find-python,3.11) test \
@@ -36,5 +39,5 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet \
-	  --constraint constraints.txt --editable '.[experiments,test,dev]'
+	  --constraint constraints.txt --editable '.[experiments,sweep,test,dev]'
 	@touch $@
