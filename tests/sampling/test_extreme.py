@@ -13,16 +13,8 @@ import pytest
 
 import stn_jax
 from tests import oracles
+from tests.options import OPTIONS, every_option
 
-OPTIONS = [
-    {"mode": mode, "padding_mode": padding_mode, "align_corners": align_corners}
-    for mode, padding_mode, align_corners in itertools.product(
-        oracles.MODES, oracles.PADDING_MODES, (False, True)
-    )
-]
-every_option = pytest.mark.parametrize(
-    "options", OPTIONS, ids=lambda o: "-".join(str(value) for value in o.values())
-)
 HUGE = [1e9, 3e9, 2.0**31, 2.0**32, 1e20, 3e38, 1e38]
 NOT_FINITE = [np.nan, np.inf, -np.inf]
 
