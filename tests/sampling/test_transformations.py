@@ -62,10 +62,10 @@ def test_vmap_equals_loop(options: dict[str, Any], axes: tuple[int | None, int |
 
 def test_nested_vmap() -> None:
     images, grids = arrays(6)
-    nested = jax.vmap(jax.vmap(stn_jax.grid_sample))(
+    nested = jax.jit(jax.vmap(jax.vmap(stn_jax.grid_sample)))(
         images.reshape(2, 3, *images.shape[1:]), grids.reshape(2, 3, *grids.shape[1:])
     )
-    flat = jax.vmap(stn_jax.grid_sample)(images, grids)
+    flat = jax.jit(jax.vmap(stn_jax.grid_sample))(images, grids)
     np.testing.assert_allclose(nested.reshape(flat.shape), flat, **CLOSE)
 
 
@@ -92,8 +92,8 @@ def test_many_thetas_on_one_image(padding_mode: str) -> None:
     def loss(image: jax.Array, thetas: jax.Array) -> jax.Array:
         return (jax.vmap(warp, (None, 0))(image, thetas) ** 2).sum()
 
-    to_image, to_thetas = jax.grad(loss, (0, 1))(image, thetas)
-    one = jax.grad(lambda i, t: (warp(i, t) ** 2).sum(), (0, 1))
+    to_image, to_thetas = jax.jit(jax.grad(loss, (0, 1)))(image, thetas)
+    one = jax.jit(jax.grad(lambda i, t: (warp(i, t) ** 2).sum(), (0, 1)))
     each = [one(image, theta) for theta in thetas]
     np.testing.assert_allclose(to_image, sum(g[0] for g in each), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(to_thetas, np.stack([g[1] for g in each]), rtol=1e-4, atol=1e-4)
@@ -105,8 +105,10 @@ def test_derivatives_of_a_batch(transformation: Any, mode: str) -> None:
     """vmap of each derivative equals the loop."""
     images, grids = arrays()
     points = grids[:, 0, :2]
-    derivative = transformation(
-        lambda image, p: (stn_jax.grid_sample(image, p, mode=mode) ** 2).sum(), argnums=1
+    derivative = jax.jit(
+        transformation(
+            lambda image, p: (stn_jax.grid_sample(image, p, mode=mode) ** 2).sum(), argnums=1
+        )
     )
     batch = jax.vmap(derivative)(images, points)
     loop = np.stack([derivative(i, p) for i, p in zip(images, points, strict=True)])
