@@ -225,7 +225,7 @@ def test_the_shape_of_the_grid_is_the_shape_of_the_output(mode: str) -> None:
     """Points may be one, a list, an image or a volume; the values do not depend on which."""
     image = random_image(5, 6, 3)
     points = jnp.asarray(np.random.default_rng(4).uniform(-1, 1, (24, 2)), jnp.float32)
-    sample = jax.jit(functools.partial(stn_jax.grid_sample, image, mode=mode))
+    sample = functools.partial(stn_jax.grid_sample, image, mode=mode)
     flat = sample(points)
     assert flat.shape == (24, 3)
     for shape in [(4, 6), (2, 3, 4), (24, 1)]:
