@@ -1,10 +1,21 @@
-"""Checkpoints of a training, by Orbax: atomic, verified when they are read, the newest two kept."""
+"""Checkpoints of a training, by Orbax: atomic, verified when they are read, the newest two kept.
 
+Each holds the SHA-256 of its files. They are verified before Orbax sees them: of a damaged file it
+may not notice, and where it does, it leaves a page of errors.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
 import pathlib
+import re
 import shutil
 import sys
 import time
-import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from experiments.experiment import params_sha256
-from experiments.records import RunError, writing
+from experiments.records import RunError, write_json, writing
 from stn_jax.training import TrainState
 
 orbax: Any = ocp  # its annotations of pytrees mean nothing to a type checker
@@ -21,6 +31,7 @@ orbax: Any = ocp  # its annotations of pytrees mean nothing to a type checker
 KEPT = 2
 SHARE = 0.01  # of a run's time, that checkpoints may take
 MEASURED = ("loss", "error", "gradient_norm")  # what is kept of each step
+DIGESTS = "sha256.json"
 
 
 class Snapshot(NamedTuple):
@@ -42,15 +53,14 @@ def at_start_of_epoch(state: TrainState, steps: int) -> Snapshot:
     return Snapshot(state, {name: np.zeros(steps, np.float32) for name in MEASURED}, 0.0)
 
 
-class _DamagedError(Exception):
-    """A checkpoint that cannot be used; its text is the reason."""
-
-
 class Checkpoints:
     """The checkpoints in a folder.
 
     Args:
         folder: where they are; made if there is none.
+
+    Raises:
+        RunError: if it cannot be made.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
@@ -85,9 +95,13 @@ class Checkpoints:
         step = int(snapshot.state.step)
         if step in self.steps:
             return
-        stored = _storable(snapshot)
+        unfinished, stored = self._folder.absolute() / f"{step}.unfinished", _storable(snapshot)
         try:
-            orbax.save(str(self.path(step).absolute()), stored | {"sha256": params_sha256(stored)})
+            _demand_room(self._folder, stored)
+            with _quiet():
+                orbax.save(str(unfinished), stored)
+            write_json(unfinished / DIGESTS, _digests(unfinished))
+            unfinished.rename(self.path(step))
             for old in self.steps[:-KEPT]:
                 shutil.rmtree(self.path(old))
         except Exception as error:  # Orbax's own, of many kinds
@@ -97,34 +111,70 @@ class Checkpoints:
         self._spent += self._last
 
     def _remove_unfinished(self) -> None:
-        for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
+        for path in self._folder.glob("*.unfinished*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def restore(self, like: TrainState) -> Snapshot:
-        """The newest checkpoint that is whole, of the same structure as `like`.
-
-        Warns on stderr where a newer one is not.
+        """The newest checkpoint that is not damaged; warns on stderr of a newer one that is.
 
         Raises:
-            RunError: if there is none.
+            RunError: if there is none, or it is not of the same structure as `like`.
         """
         damaged = []
         for step in reversed(self.steps):
-            try:
-                snapshot = _load(self.path(step), like)
-            except _DamagedError as error:
-                damaged.append(f"{self.path(step)}: cannot be restored: {error}")
-                continue
-            if damaged:
-                print(f"warning: {damaged[0]}; {self.path(step)} is taken", file=sys.stderr)
-            return snapshot
+            path = self.path(step)
+            damage = _damage(path)
+            if damage is None:
+                if damaged:
+                    print(f"warning: {damaged[0]}; going back to {path}", file=sys.stderr)
+                return _load(path, like)
+            damaged.append(f"{path}: is damaged: {damage}")
         raise RunError(damaged[0] if damaged else f"{self._folder}: holds no checkpoint")
 
     def drop_after(self, step: int) -> None:
         """Removes the checkpoints of later steps, which are about to be made again."""
         for later in self.steps:
             if later > step:
-                shutil.rmtree(self.path(later))
+                with writing(self.path(later)):
+                    shutil.rmtree(self.path(later))
+
+
+def _demand_room(folder: pathlib.Path, stored: dict[str, Any]) -> None:
+    """Raises the error of a full disk before Orbax meets it in a dozen threads, each with a page.
+
+    Orbax writes everything twice, and some small files.
+    """
+    size = sum(getattr(leaf, "nbytes", 8) for leaf in jax.tree.leaves(stored))
+    if shutil.disk_usage(folder).free < 2 * size + 2**18:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _digests(folder: pathlib.Path) -> dict[str, str]:
+    """The SHA-256 of each file below a folder."""
+    return {
+        str(path.relative_to(folder)): _sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damage(folder: pathlib.Path) -> str | None:
+    """What is wrong with the files of a checkpoint."""
+    try:
+        expected = json.loads((folder / DIGESTS).read_bytes())
+        for name, digest in expected.items():
+            if _sha256(folder / name) != digest:
+                return f"{name} is not what was written"
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    except (ValueError, AttributeError, TypeError):
+        return f"{DIGESTS} is not what was written"
+    return None
 
 
 def _storable(snapshot: Snapshot) -> dict[str, Any]:
@@ -135,21 +185,38 @@ def _storable(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _load(path: pathlib.Path, like: TrainState) -> Snapshot:
-    expected = _storable(at_start_of_epoch(like, 1))
-    expected |= {"values": dict.fromkeys(MEASURED, np.ndarray), "sha256": ""}  # of any length
+    of_any_length = dict.fromkeys(MEASURED, np.ndarray)
+    expected = _storable(at_start_of_epoch(like, 1)) | {"values": of_any_length}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # where it fails, Orbax leaves coroutines behind
+        with _quiet():
             stored = orbax.load(str(path.absolute()), expected)
     except Exception as error:  # of many kinds
-        raise _DamagedError(_reason(error)) from None
-    digest = stored.pop("sha256")
-    if params_sha256(stored) != digest:
-        raise _DamagedError("its contents are not what was written")
+        raise RunError(f"{path}: cannot be restored: {_reason(error)}") from error
     state = stored.pop("state")
     key = jax.random.wrap_key_data(state.pop("key"))
     return Snapshot(TrainState(**state, key=key, diverged=jnp.zeros((), bool)), **stored)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from logging, with a page of its threads' stacks each, what it raises as well."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What went wrong, in the words of the system where it was the system."""
+    text = str(error).strip()
+    code = re.search(r"os_error_code='(\d+)'", text)  # TensorStore's
+    if code is not None:
+        return os.strerror(int(code[1]))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (text or type(error).__name__).splitlines()[0]
