@@ -154,6 +154,16 @@ class Run:
     """Epochs from checkpoint to checkpoint."""
     figures: bool = True
     """Draw pictures at the end."""
+    mesh: OptionalStr = None
+    """Devices, as batch=N: each batch is spread over N; of a CPU, virtual ones are made. A sweep
+    also takes member=M. Default: one device, or all of several processes."""
+    coordinator: OptionalStr = None
+    """HOST:PORT of process 0, where several processes, on any machines, train one network. They get
+    the same flags but for the id; process 0 writes the records."""
+    num_processes: OptionalInt = None
+    """How many processes there are."""
+    process_id: OptionalInt = None
+    """Which of them this is, from 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,6 +273,23 @@ MEANT_FOR: Mapping[str, tuple[str, tuple[str, ...]]] = types.MappingProxyType(
 LOCATIONS = ("data_dir", "data_file")
 
 
+MESH_AXES = ("member", "batch")
+
+
+def mesh_sizes(run: Run) -> dict[str, int]:
+    """The size of each axis of `--mesh`, in order; none where it is not given.
+
+    Raises:
+        ConfigError: if it is not of the form batch=4 or member=2,batch=4.
+    """
+    pairs = [part.partition("=") for part in run.mesh.split(",")] if run.mesh is not None else []
+    names = [name for name, _, _ in pairs]
+    ok = all(size.isascii() and size.isdecimal() and 0 < int(size) <= 4096 for _, _, size in pairs)
+    ok = ok and set(names) <= set(MESH_AXES) and len(set(names)) == len(names)
+    _demand(ok, "--mesh", run.mesh, "of the form batch=4, member=4 or member=2,batch=4")
+    return {name: int(size) for name, _, size in pairs}
+
+
 def flag(name: str) -> str:
     """The flag of a setting."""
     return "--" + name.replace("_", "-")
@@ -275,6 +302,7 @@ def check(config: Config) -> None:
     _check_data(config.data)
     _check_model(config.model)
     _check_run(config.run)
+    _check_mesh(config)
 
 
 def _demand(ok: bool, name: str, given: object, allowed: str) -> None:
@@ -372,6 +400,36 @@ def _check_run(run: Run) -> None:
         "--resume",
         run.resume,
         "given together with --run-dir, the folder of the run to continue",
+    )
+    joined = (run.coordinator, run.num_processes, run.process_id)
+    _demand(
+        None not in joined or set(joined) == {None},
+        "--coordinator",
+        run.coordinator,
+        "given together with --num-processes and --process-id",
+    )
+    if run.coordinator is not None:
+        host, _, port = run.coordinator.rpartition(":")
+        ok = bool(host) and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16
+        _demand(ok, "--coordinator", run.coordinator, "of the form HOST:PORT")
+        count = run.num_processes or 0
+        _demand(count > 0, "--num-processes", run.num_processes, "positive")
+        ok = run.process_id in range(count)
+        _demand(ok, "--process-id", run.process_id, f"in 0 .. {count - 1}")
+
+
+def _check_mesh(config: Config) -> None:
+    sizes, batch_size = mesh_sizes(config.run), config.optimisation.batch_size
+    count = sizes.get("batch", 1)
+    _demand(
+        batch_size % count == 0, "--batch-size", batch_size, f"a multiple of --mesh batch={count}"
+    )
+    processes = config.run.num_processes or 1
+    _demand(
+        not sizes or math.prod(sizes.values()) % processes == 0,
+        "--mesh",
+        config.run.mesh,
+        f"devices in equal parts for --num-processes {processes}",
     )
 
 

@@ -23,6 +23,7 @@ class Experiment:
     Attributes:
         config: the configuration.
         dataset: its data, as stored.
+        normalisation: of its images.
         network: its network.
         optimizer: its optimiser.
         schedule: the learning rate at each step.
@@ -34,6 +35,7 @@ class Experiment:
 
     config: Config
     dataset: datasets.Dataset
+    normalisation: preparation.Normalisation
     network: SpatialTransformerNetwork
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -82,32 +84,38 @@ def build(config: Config) -> Experiment:
         datasets.DatasetError: if the data cannot be had.
         ConfigError: if settings do not fit the data.
     """
-    data, optimisation = config.data, config.optimisation
+    data = config.data
     dataset = datasets.load(
         data.dataset,
         data_dir=data.data_dir,
         data_file=data.data_file,
         validation_size=data.validation_size,
-        seed=optimisation.seed,
     )
-    num_train = len(dataset.train.labels)
-    if optimisation.batch_size > num_train:
+    num_train, batch_size = len(dataset.train.labels), config.optimisation.batch_size
+    if batch_size > num_train:
         raise ConfigError(
             f"--batch-size must be at most the number of training examples, {num_train}; "
-            f"got {optimisation.batch_size}"
+            f"got {batch_size}"
         )
-    steps_per_epoch = num_train // optimisation.batch_size
-    normalisation = preparation.normalisation(dataset.train.images)
+    return assemble(config, dataset, preparation.normalisation(dataset.train.images))
+
+
+def assemble(
+    config: Config, dataset: datasets.Dataset, normalisation: preparation.Normalisation
+) -> Experiment:
+    """Builds everything but the data; numbers of the configuration may be traced."""
+    steps_per_epoch = len(dataset.train.labels) // config.optimisation.batch_size
     network = models.make_network(config.model, dataset.num_classes, normalisation.background)
     apply = apply_fn(network)
     return Experiment(
         config=config,
         dataset=dataset,
+        normalisation=normalisation,
         network=network,
-        optimizer=models.make_optimizer(optimisation, steps_per_epoch),
-        schedule=models.make_schedule(optimisation, steps_per_epoch),
+        optimizer=models.make_optimizer(config.optimisation, steps_per_epoch),
+        schedule=models.make_schedule(config.optimisation, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
-        prepare=preparation.make_prepare(data, normalisation),
+        prepare=preparation.make_prepare(config.data, normalisation),
         train_objective=training.classification(apply),
         test_objective=training.classification(apply, share_outside),
     )

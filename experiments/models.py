@@ -146,9 +146,11 @@ def make_schedule(settings: Optimisation, steps_per_epoch: int) -> optax.Schedul
 def make_optimizer(settings: Optimisation, steps_per_epoch: int) -> optax.GradientTransformation:
     """The configured optimiser."""
     rate = make_schedule(settings, steps_per_epoch)
-    chain = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
+    chain = []
+    if settings.clip_norm is not None:
+        chain.append(optax.clip_by_global_norm(settings.clip_norm))
     if settings.optimizer == "sgd":
-        chain.append(optax.sgd(rate, momentum=settings.momentum or None))
+        chain.append(optax.sgd(rate, momentum=settings.momentum))
     elif settings.optimizer == "adam":
         chain.append(optax.adam(rate))
     else:

@@ -46,7 +46,8 @@ def _given(**settings: object) -> dict[str, object]:
 
 def _settings(data: Data) -> dict[str, object]:
     """The arguments that the configured distortion takes; its own defaults for what is not set."""
-    angle = _given(max_angle_rad=data.max_angle and math.radians(data.max_angle))
+    # Not `math.radians`: in a population the angle is an array.
+    angle = _given(max_angle_rad=None if data.max_angle is None else data.max_angle * math.pi / 180)
     canvas = _given(canvas=data.canvas and (data.canvas, data.canvas))
     scale = {"scale": scales(data)} if data.distortion in DEFAULT_SCALES else {}
     sigma = _given(sigma_px=data.sigma)
@@ -72,22 +73,26 @@ def make_prepare(data: Data, normalisation: Normalisation) -> Prepare:
     mean, std = (np.asarray(values, np.float32) for values in normalisation)
     settings = _settings(data)
 
-    def distort(keys: jax.Array, images: jax.Array) -> jax.Array:
+    def distort(keys: jax.Array, stored: jax.Array) -> jax.Array:
+        images = _scaled(stored)
         if data.distortion == "none":
             return images
         if data.distortion == "tc":
-            others = _others(keys, images, data.clutter)
+            # Picked before they are scaled: a device has all stored images, and scales its own.
+            others = _scaled(_others(keys, stored, data.clutter))
             return jax.vmap(functools.partial(distortions.tc, **settings))(keys, images, others)
         distortion = getattr(distortions, data.distortion)
         return jax.vmap(functools.partial(distortion, **settings))(keys, images)
 
     def prepare(keys: jax.Array, batch: Batch) -> Batch:
-        images = batch["image"]
-        if images.dtype == jnp.uint8:
-            images = images.astype(jnp.float32) / 255
-        return batch | {"image": (distort(keys, images) - mean) / std}
+        return batch | {"image": (distort(keys, batch["image"]) - mean) / std}
 
     return prepare
+
+
+def _scaled(stored: jax.Array) -> jax.Array:
+    """Stored images as floats: bytes in [0, 1], floats as they are."""
+    return stored.astype(jnp.float32) / 255 if stored.dtype == jnp.uint8 else stored
 
 
 def _others(keys: jax.Array, images: jax.Array, count: int) -> jax.Array:

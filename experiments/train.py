@@ -7,6 +7,7 @@ import pathlib
 import shlex
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from experiments.records import Lines, RunError, provenance, read_epochs, write_
 from experiments.stopping import Stop, Stopped
 
 STEPS_PER_DISPATCH = 100  # enough to hide the dispatch, few enough to keep the bar moving
-EVALUATION_BATCH = 500
+EVALUATION_BATCH = 512  # in equal parts on any power of two of devices
 REMEDY = "lower --learning-rate or set --clip-norm, in another --run-dir"
 
 
@@ -29,7 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         preset, config = configuration.parse(arguments, "python -m experiments.train")
         command = shlex.join(["python", "-m", "experiments.train", *arguments])
-        run(config, preset, command)
+        if config.run.process_id:
+            _follow(config, command)
+        else:
+            run(config, preset, command)
     except ConfigError as error:
         return _fail(error, 2)
     except (RunError, DatasetError) as error:
@@ -79,6 +83,18 @@ def run(config: Config, preset: str, command: str) -> dict[str, Any]:
     return summary
 
 
+def _follow(config: Config, command: str) -> None:
+    """Trains as another process than the first, whose records are the run's.
+
+    All processes run the same programs in the same order; this one's records go.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        stopping.listening(lambda number: None) as stop,
+    ):
+        train(config, pathlib.Path(folder), command, stop)
+
+
 class Programs(NamedTuple):
     """The compiled parts of a training.
 
@@ -86,49 +102,63 @@ class Programs(NamedTuple):
         order: `(key, epoch) -> [steps, b]`, the examples of each batch.
         steps: `(state, data, order) -> (state, values of each step)`.
         evaluate: `(params, data, key) -> means`.
+        place: puts arrays where these take them from.
     """
 
     order: Callable[..., Any]
     steps: Callable[..., Any]
     evaluate: Callable[..., Any]
+    place: Callable[[Any], Any]
 
 
 def train(config: Config, folder: pathlib.Path, command: str, stop: Stop) -> dict[str, Any]:
-    """Trains from the newest checkpoint in the folder, or from the start; the summary.
+    """Trains from the newest checkpoint in the folder, or from the start; the first's summary.
 
     Raises:
         Stopped: by a signal; while training, after a checkpoint of where it came.
     """
-    # Here, since they import JAX, which --help and a wrong flag should not wait for.
-    from experiments import checkpoints as saving
-    from experiments import experiment as setup
-    from experiments import gallery
+    # Here, since --help and a wrong flag should not wait for JAX.
+    import jax
 
+    from experiments import checkpoints as saving
+    from experiments import devices, gallery
+    from experiments import experiment as setup
+
+    mesh = devices.start(config.run)
     experiment = setup.build(config)
-    programs = compile_programs(experiment)
+    programs = compile_programs(experiment, mesh)
     state = setup.initial_state(experiment)
     snapshot = saving.at_start_of_epoch(state, experiment.steps_per_epoch)
     checkpoints = saving.Checkpoints(folder / "checkpoints")
     if checkpoints.steps:
         snapshot = checkpoints.restore(state)
-        print(f"continuing after step {int(snapshot.state.step)}", flush=True)
-        checkpoints.drop_after(int(snapshot.state.step))
+        step = int(snapshot.state.step)
+        print(f"continuing after step {step}", flush=True)
+        read_epochs(folder / "metrics.jsonl", step // experiment.steps_per_epoch)
+        checkpoints.drop_after(step)
+    snapshot = saving.from_first(snapshot)
     state = _train_epochs(experiment, programs, snapshot, folder, checkpoints, stop)
-    summary = _summary(experiment, programs, state, folder)
+    tested = _test(experiment, programs, state.params)
+    if config.run.process_id:
+        return {}
+    params = jax.device_get(state.params)
+    summary = _summary(experiment, params, tested, folder)
     summary |= {"command": command, **provenance()}
     if config.run.figures:
         with writing(folder / "figures"):
-            gallery.draw(folder, experiment, state.params)
+            gallery.draw(folder, experiment, params)
     write_json(folder / "summary.json", summary)
     return summary
 
 
-def compile_programs(experiment: Any) -> Programs:
+def compile_programs(experiment: Any, mesh: Any = None) -> Programs:
     """The compiled parts of an experiment's training; compilation happens at first use."""
     import jax
 
+    from experiments import devices
     from stn_jax import training
 
+    prepare = devices.shard_batches(experiment.prepare, mesh)
     return Programs(
         order=jax.jit(
             functools.partial(
@@ -142,17 +172,18 @@ def compile_programs(experiment: Any) -> Programs:
                 training.train_steps,
                 experiment.train_objective,
                 experiment.optimizer,
-                experiment.prepare,
+                prepare,
             )
         ),
         evaluate=jax.jit(
             functools.partial(
                 training.evaluate,
                 experiment.test_objective,
-                experiment.prepare,
+                prepare,
                 batch_size=EVALUATION_BATCH,
             )
         ),
+        place=functools.partial(devices.replicate, mesh=mesh),
     )
 
 
@@ -170,6 +201,8 @@ def _train_epochs(
         RunError: if the training diverges.
         Stopped: by a signal.
     """
+    import jax
+
     from experiments import experiment as setup
     from experiments import gallery, preparation, progress
     from experiments.board import Board
@@ -178,11 +211,15 @@ def _train_epochs(
     epochs, every = experiment.config.optimisation.epochs, experiment.config.run.checkpoint_every
     steps = experiment.steps_per_epoch
     done = int(snapshot.state.step) // steps
-    train_data = preparation.as_batch(experiment.dataset.train)
-    validation_data = preparation.as_batch(experiment.dataset.validation)
-    validation_key = experiment.key(setup.VALIDATION)
+    snapshot = snapshot._replace(state=programs.place(snapshot.state))
+    train_data, validation_data, validation_key = programs.place(
+        (
+            preparation.as_batch(experiment.dataset.train),
+            preparation.as_batch(experiment.dataset.validation),
+            experiment.key(setup.VALIDATION),
+        )
+    )
     probe = gallery.Probe(experiment)
-    read_epochs(folder / "metrics.jsonl", done)
     with contextlib.ExitStack() as files:
 
         def opened(file: Any) -> Any:
@@ -193,7 +230,7 @@ def _train_epochs(
         board = opened(Board(folder / "tensorboard", done))
         bar = files.enter_context(progress.show(epochs * steps, int(snapshot.state.step)))
         if done == 0:
-            frames.append({"epoch": 0, "theta": probe.theta(snapshot.state.params)})
+            frames.append({"epoch": 0, "theta": probe.theta(jax.device_get(snapshot.state.params))})
         for epoch in range(done + 1, epochs + 1):
             snapshot = _train_epoch(experiment, programs, snapshot, train_data, bar, stop)
             state = snapshot.state
@@ -207,16 +244,18 @@ def _train_epochs(
             if not math.isfinite(record["validation_loss"]):
                 raise RunError(_unfit(record, checkpoints))
             metrics.append(record)
-            frames.append({"epoch": epoch, "theta": probe.theta(state.params)})
+            frames.append({"epoch": epoch, "theta": probe.theta(jax.device_get(state.params))})
             board.add_scalars(record, epoch)
             bar.epoch_done(record)
             snapshot = at_start_of_epoch(state, steps)
             due = epoch % every == 0 and checkpoints.due
-            if due or epoch == epochs or stop.number is not None:
+            stopping = _agreed(stop, state)
+            if due or epoch == epochs or stopping:
                 checkpoints.save(snapshot)
-            stop.check()
+            if stopping:
+                stop.check()
         stop.patient = False
-        board.add_images(probe.pictures(snapshot.state.params), epochs)
+        board.add_images(probe.pictures(jax.device_get(snapshot.state.params)), epochs)
     return snapshot.state
 
 
@@ -268,12 +307,24 @@ def _train_epoch(
         pending.append((part, means))
         if len(pending) > 1:  # collected while the device is at this part: it never waits for that
             collect(*pending.pop(0))
-        if stop.number is not None:
+        if _agreed(stop, state):
             break
     collect(*pending.pop())
     return snapshot._replace(
         state=state, values=values, seconds=snapshot.seconds + time.perf_counter() - started
     )
+
+
+def _agreed(stop: Stop, state: Any) -> bool:
+    """Whether a signal came to any of the processes, which stop together in a state."""
+    import jax
+
+    from experiments import devices
+
+    if jax.process_count() > 1:  # two programs at once would get each other's messages
+        jax.block_until_ready(state)
+    stop.number = devices.largest(stop.number or 0) or None
+    return stop.number is not None
 
 
 def _parts(first: int, steps: int) -> Iterator[slice]:
@@ -307,36 +358,46 @@ def _record(experiment: Any, snapshot: Any, validation: dict[str, Any]) -> dict[
     return {name: np.asarray(value).item() for name, value in record.items()}
 
 
+def _test(experiment: Any, programs: Programs, params: Any) -> dict[str, float]:
+    """The means over the test set; the only place that looks at it."""
+    import jax
+
+    from experiments import experiment as setup
+    from experiments import preparation
+
+    data, key = programs.place(
+        (preparation.as_batch(experiment.dataset.test), jax.random.key(setup.TEST_KEY))
+    )
+    return {name: float(mean) for name, mean in programs.evaluate(params, data, key).items()}
+
+
 def _summary(
-    experiment: Any, programs: Programs, state: Any, folder: pathlib.Path
+    experiment: Any, params: Any, tested: dict[str, float], folder: pathlib.Path
 ) -> dict[str, Any]:
-    """What a run comes to; the only place that looks at the test set.
+    """What a run comes to.
 
     Raises:
         RunError: if the records of an epoch are missing.
     """
-    import jax
-
     from experiments import experiment as setup
-    from experiments import gallery, preparation
+    from experiments import gallery
 
     optimisation = experiment.config.optimisation
+    steps = optimisation.epochs * experiment.steps_per_epoch
     history = read_epochs(folder / "metrics.jsonl", optimisation.epochs)
-    test_data = preparation.as_batch(experiment.dataset.test)
-    means = programs.evaluate(state.params, test_data, jax.random.key(setup.TEST_KEY))
     seconds = sum(record["seconds"] for record in history)
     return {
-        "test_error": 100 * float(means["error"]),
-        "test_loss": float(means["loss"]),
+        "test_error": 100 * tested["error"],
+        "test_loss": tested["loss"],
         "validation_error": history[-1]["validation_error"],
-        **({"outside": float(means["outside"])} if "outside" in means else {}),
-        **gallery.angle_summary(experiment, state.params),
-        "num_params": setup.num_params(state.params),
-        "params_sha256": setup.params_sha256(state.params),
+        **({"outside": tested["outside"]} if "outside" in tested else {}),
+        **gallery.angle_summary(experiment, params),
+        "num_params": setup.num_params(params),
+        "params_sha256": setup.params_sha256(params),
         "epochs": optimisation.epochs,
-        "steps": int(state.step),
+        "steps": steps,
         "train_seconds": seconds,
-        "images_per_second": int(state.step) * optimisation.batch_size / seconds,
+        "images_per_second": steps * optimisation.batch_size / seconds,
         "seed": optimisation.seed,
     }
 

@@ -1,6 +1,6 @@
 """Spatial transformers in JAX: pure functions, and Flax modules around them."""
 
-from stn_jax import distortions, nn, training, transforms
+from stn_jax import distortions, nn, population, training, transforms
 from stn_jax.sampling import grid_sample
 from stn_jax.warping import affine_grid, outside_frame, spatial_transform, transform_grid
 
@@ -12,6 +12,7 @@ __all__ = [
     "grid_sample",
     "nn",
     "outside_frame",
+    "population",
     "spatial_transform",
     "training",
     "transform_grid",

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from stn_jax._checks import as_numbers, check_at_least_0, check_shape, check_sizes, is_traced
-from stn_jax._types import Array
+from stn_jax._types import Array, Number
 from stn_jax.transforms import affine, projective, thin_plate_spline
 from stn_jax.transforms.base import homogeneous, matmul
 from stn_jax.transforms.thin_plate_spline import control_point_grid
@@ -46,7 +47,7 @@ def _check_canvas(canvas: Shape, image_shape: Shape) -> tuple[int, ...]:
     return sizes
 
 
-def _draw_scale(key: PRNGKeyArray, scale: tuple[float, float]) -> Float[jax.Array, ""]:
+def _draw_scale(key: PRNGKeyArray, scale: tuple[Number, Number]) -> Float[jax.Array, ""]:
     """A factor between the smallest and the largest scale."""
     if not is_traced(scale):
         pair = as_numbers(scale)
@@ -55,13 +56,13 @@ def _draw_scale(key: PRNGKeyArray, scale: tuple[float, float]) -> Float[jax.Arra
     return jax.random.uniform(key, (), minval=scale[0], maxval=scale[1])
 
 
-def _draw_angle(key: PRNGKeyArray, max_angle_rad: float) -> Float[jax.Array, ""]:
+def _draw_angle(key: PRNGKeyArray, max_angle_rad: Number) -> Float[jax.Array, ""]:
     check_at_least_0("max_angle_rad", max_angle_rad)
     return jax.random.uniform(key, (), minval=-max_angle_rad, maxval=max_angle_rad)
 
 
 def _draw_noise(
-    key: PRNGKeyArray, image_shape: Shape, sigma_px: float, count: int
+    key: PRNGKeyArray, image_shape: Shape, sigma_px: Number, count: int
 ) -> Float[jax.Array, "count 2"]:
     """Shifts N(0, sigma_px) of points of an image, in normalised units."""
     check_at_least_0("sigma_px", sigma_px)
@@ -94,7 +95,7 @@ def _draw_place(key: PRNGKeyArray, image_shape: Shape, canvas: Shape) -> Float[j
 
 
 def draw_r(
-    key: PRNGKeyArray, image_shape: Shape, *, max_angle_rad: float = math.pi / 2
+    key: PRNGKeyArray, image_shape: Shape, *, max_angle_rad: Number = math.pi / 2
 ) -> Float[jax.Array, "6"]:
     """Theta (affine) of R: a rotation by U(-max_angle_rad, max_angle_rad)."""
     image_shape = check_sizes("image_shape", image_shape, 2)
@@ -103,7 +104,7 @@ def draw_r(
     return _affine_theta(matrix, image_shape, image_shape)
 
 
-def r(key: PRNGKeyArray, image: Image, *, max_angle_rad: float = math.pi / 2) -> Output:
+def r(key: PRNGKeyArray, image: Image, *, max_angle_rad: Number = math.pi / 2) -> Output:
     """R: the image rotated by a uniform angle, ±90° in the paper.
 
     Args:
@@ -130,8 +131,8 @@ def draw_rts(
     image_shape: Shape,
     *,
     canvas: Shape = (42, 42),
-    max_angle_rad: float = math.pi / 4,
-    scale: tuple[float, float] = (0.7, 1.2),
+    max_angle_rad: Number = math.pi / 4,
+    scale: tuple[Number, Number] = (0.7, 1.2),
 ) -> Float[jax.Array, "6"]:
     """Theta (affine, canvas to image) of RTS: rotation, uniform scale and a random place."""
     angle_key, scale_key, place_key = jax.random.split(key, 3)
@@ -145,8 +146,8 @@ def rts(
     image: Image,
     *,
     canvas: Shape = (42, 42),
-    max_angle_rad: float = math.pi / 4,
-    scale: tuple[float, float] = (0.7, 1.2),
+    max_angle_rad: Number = math.pi / 4,
+    scale: tuple[Number, Number] = (0.7, 1.2),
 ) -> Output:
     """RTS: the image rotated, scaled and put at a random place of a larger canvas.
 
@@ -178,17 +179,17 @@ def draw_p(
     key: PRNGKeyArray,
     image_shape: Shape,
     *,
-    scale: tuple[float, float] = (0.75, 1.0),
-    sigma_px: float = 5.0,
+    scale: tuple[Number, Number] = (0.75, 1.0),
+    sigma_px: Number = 5.0,
 ) -> Float[jax.Array, "8"]:
     """Theta (projective) of P: the frame's corners, scaled, then each moved by N(0, sigma_px)."""
     scale_key, noise_key = jax.random.split(key)
     factor = _draw_scale(scale_key, scale)
     noise = _draw_noise(noise_key, image_shape, sigma_px, len(_SQUARE))
-    return _square_to_quadrilateral(_SQUARE / factor + noise)
+    return _square_to_quadrilateral(jnp.asarray(_SQUARE) / factor + noise)
 
 
-_SQUARE = jnp.asarray([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+_SQUARE = np.asarray([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]], np.float32)
 
 
 def _square_to_quadrilateral(corners: Float[jax.Array, "4 2"]) -> Float[jax.Array, "8"]:
@@ -218,8 +219,8 @@ def p(
     key: PRNGKeyArray,
     image: Image,
     *,
-    scale: tuple[float, float] = (0.75, 1.0),
-    sigma_px: float = 5.0,
+    scale: tuple[Number, Number] = (0.75, 1.0),
+    sigma_px: Number = 5.0,
 ) -> Output:
     """P: the image scaled and seen in perspective.
 
@@ -248,8 +249,8 @@ def draw_e(
     key: PRNGKeyArray,
     image_shape: Shape,
     *,
-    scale: tuple[float, float] = (0.75, 1.0),
-    sigma_px: float = 1.5,
+    scale: tuple[Number, Number] = (0.75, 1.0),
+    sigma_px: Number = 1.5,
 ) -> Float[jax.Array, "32"]:
     """Theta (thin plate spline, 4 x 4) of E: a scale, control points moved by N(0, sigma_px)."""
     scale_key, noise_key = jax.random.split(key)
@@ -264,8 +265,8 @@ def e(
     key: PRNGKeyArray,
     image: Image,
     *,
-    scale: tuple[float, float] = (0.75, 1.0),
-    sigma_px: float = 1.5,
+    scale: tuple[Number, Number] = (0.75, 1.0),
+    sigma_px: Number = 1.5,
 ) -> Output:
     """E: the image scaled and bent by a thin plate spline.
 

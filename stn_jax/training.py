@@ -23,6 +23,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from stn_jax._types import Number
+
 Params = Any
 Batch = dict[str, Array]
 Values = dict[str, Float[Array, " b"]]
@@ -91,7 +93,7 @@ def classification(
 
 
 def scale_updates(
-    factor: float, selects: Callable[[Sequence[Any]], bool]
+    factor: Number, selects: Callable[[Sequence[Any]], bool]
 ) -> optax.GradientTransformation:
     """Scales the updates of some parameters: chained after an optimiser, a learning rate of theirs.
 

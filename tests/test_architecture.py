@@ -20,9 +20,11 @@ ALLOWED = {
     "stn_jax.warping": (*LEAVES, "stn_jax.coordinates", "stn_jax.sampling", "stn_jax.transforms"),
     "stn_jax.distortions": (*LEAVES, "stn_jax.transforms", "stn_jax.warping"),
     "stn_jax.nn": (*LEAVES, "stn_jax.transforms", "stn_jax.warping"),
-    "stn_jax.training": (),
+    "stn_jax.training": ("stn_jax._types",),
+    "stn_jax.population": (*LEAVES, "stn_jax.training"),
     "experiments": ("stn_jax",),
     "experiments.config": (),
+    "experiments.members": ("experiments.config",),
     "experiments.datasets": (),
     "experiments.figures": (),
 }
@@ -94,6 +96,15 @@ def test_the_package_imports_without_the_extras() -> None:
         "print(stn_jax.nn.CNN.__name__, stn_jax.training.fit.__name__, stn_jax.distortions.r)"
     )
     assert run_python(code).startswith("CNN fit <function r")
+
+
+def test_imports_do_not_start_jax() -> None:
+    """Devices can be set up, and processes joined, after the imports."""
+    code = (
+        "import stn_jax, experiments.experiment, experiments.population, experiments.gallery\n"
+        "import jax\njax.config.update('jax_num_cpu_devices', 3)\nprint(jax.device_count('cpu'))"
+    )
+    assert run_python(code).strip() == "3"
 
 
 def test_help_needs_no_jax() -> None:

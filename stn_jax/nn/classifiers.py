@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from stn_jax._types import Array
+from stn_jax._types import Array, Number
 from stn_jax.nn.layers import Conv, avg_pool, max_pool
 from stn_jax.nn.localisation import flatten, torch_init
 
@@ -23,19 +23,23 @@ class Dropout(nn.Module):
     """Sets values to zero at random where a `dropout` key is given; the identity elsewhere.
 
     Attributes:
-        rate: the probability of zero.
+        rate: the probability of zero, at least 0 and below 1; also an array, where members of a
+            population differ in it, which `flax.linen.Dropout` does not take.
         by_channel: drop whole channels of a feature map, as torch's `Dropout2d`.
     """
 
-    rate: float
+    rate: Number
     by_channel: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *shape"]) -> Float[Array, "b *shape"]:
         """`x` with some values zero and the others scaled up to keep the mean."""
-        shared = tuple(range(1, x.ndim - 1)) if self.by_channel else ()
-        off = not self.has_rng("dropout")
-        return nn.Dropout(self.rate, broadcast_dims=shared, deterministic=off)(x)
+        if not self.has_rng("dropout"):
+            return x
+        shape = (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1]) if self.by_channel else x.shape
+        kept = 1.0 - self.rate
+        mask = jax.random.bernoulli(self.make_rng("dropout"), kept, shape)
+        return jnp.where(mask, x / jnp.asarray(kept, x.dtype), 0)
 
 
 class Head(nn.Module):
@@ -157,7 +161,7 @@ class TutorialClassifier(nn.Module):
     """
 
     num_classes: int = 10
-    dropout: float = 0.5
+    dropout: Number = 0.5
     dtype: Any = None
 
     @nn.compact

@@ -74,12 +74,17 @@ def _is_zero(tangent: object) -> bool:
     return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
 
 
+def _near(position: jax.Array, size: int) -> jax.Array:
+    """Whether a pixel may be within reach: not so far outside, infinite or NaN."""
+    return (position > -2) & (position < size + 1)
+
+
 def _cell(position: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
     """The whole position at or below, and the distance from it.
 
     For a position that reads no pixel at all, -2, whose taps have none.
     """
-    position = jnp.where((position > -2) & (position < size + 1), position, -2)
+    position = jnp.where(_near(position, size), position, -2)
     below = jnp.floor(position)
     return below.astype(jnp.int32), position - below
 
@@ -124,16 +129,22 @@ def _values(image: jax.Array, points: jax.Array, fill: jax.Array | float) -> jax
 def _slopes(
     image: jax.Array, points: jax.Array, fill: jax.Array | float, channel: int | None = None
 ) -> jax.Array:
-    """The slopes to x and, negative and imaginary, to y.
-
-    The real part of their product with a step dx + i dy is the change of the value.
-    """
+    """The slopes to x and, imaginary, to y."""
     top_left, top_right, bottom_left, bottom_right, right, down = _taps(
         image, points, fill, channel
     )
     to_right = (1 - down) * (top_right - top_left) + down * (bottom_right - bottom_left)
     downwards = (1 - right) * (bottom_left - top_left) + right * (bottom_right - top_right)
-    return lax.complex(to_right, -downwards)
+    return lax.complex(to_right, downwards)
+
+
+def _along(step: jax.Array, slopes: jax.Array) -> jax.Array:
+    """The change of values along a step dx + i dy.
+
+    Not the real part of a complex product, which would mix one direction's infinity into the other.
+    """
+    step = jnp.broadcast_to(step, slopes.shape)  # as one array, so that its gradient is summed once
+    return jnp.real(slopes) * jnp.real(step) + jnp.imag(slopes) * jnp.imag(step)
 
 
 # Nothing is kept for the reverse pass but the arguments: the taps are read again. Shared with the
@@ -142,12 +153,11 @@ def _slopes(
 def _shift(image: jax.Array, points: jax.Array, step: jax.Array, fill: jax.Array) -> jax.Array:
     """The change of the values when each point takes a step, x + iy; linear in the step."""
     height, width, channels = image.shape
-    x, y = jnp.real(points), jnp.imag(points)
-    near = (x > -2) & (x < width + 1) & (y > -2) & (y < height + 1)
+    near = _near(jnp.real(points), width) & _near(jnp.imag(points), height)
     step = jnp.where(near, step, 0)  # elsewhere there is no slope, and a step may not be finite
     if not 0 < channels <= FEW_CHANNELS:
-        return jnp.real(_slopes(image, points, fill) * step[..., None])
-    changes = [jnp.real(_slopes(image, points, fill, k) * step) for k in range(channels)]
+        return _along(step[..., None], _slopes(image, points, fill))
+    changes = [_along(step, _slopes(image, points, fill, k)) for k in range(channels)]
     return jnp.stack(changes, axis=-1)
 
 
@@ -237,4 +247,4 @@ def _after(table: jax.Array, points: jax.Array) -> jax.Array:
     return points + jnp.minimum(bits, 0).astype(table.dtype)  # never negative, a NaN's neither
 
 
-_read = linear_pair("stn_jax", _plain_read, _splat, _plain_shift).read
+_read = linear_pair("stn_jax", _plain_read, _splat, _plain_shift)

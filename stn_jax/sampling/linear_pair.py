@@ -3,11 +3,15 @@
 JAX has no ready way to give a linear function a transpose and to `vmap` it too: `custom_vjp` has
 no forward mode, `linear_call` cannot be batched, and `custom_linear_solve` would copy an image that
 many thetas share. Hence two primitives.
+
+Both take `(first, points)`, where `first` is what they are linear in, an image or samples. `batch`
+counts the leading axes that it shares with the points. What the points have beyond those is more
+points.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +20,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
-
-class LinearPair(NamedTuple):
-    """The two operations.
-
-    Attributes:
-        read: `(image [h, w, c], points [*out]) -> samples [*out, c]`.
-        splat: `(samples, points, height, width) -> image`, its transpose.
-    """
-
-    read: Callable[[jax.Array, jax.Array], jax.Array]
-    splat: Callable[[jax.Array, jax.Array, int, int], jax.Array]
+STATIC = ("batch", "height", "width")
 
 
 def linear_pair(
@@ -34,147 +28,128 @@ def linear_pair(
     read: Callable[[jax.Array, jax.Array], jax.Array],
     splat: Callable[[jax.Array, jax.Array, int, int], jax.Array],
     shift: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
-) -> LinearPair:
-    """Makes a pair of two functions, which from then on know each other as transposes.
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Makes `read` know `splat` as its transpose, and the other way round.
 
     Args:
         name: of the pair.
-        read, splat: as in `LinearPair`; both linear in their first argument.
+        read: `(image [h, w, c], points [*out]) -> samples [*out, c]`, linear in the image.
+        splat: `(samples, points, height, width) -> image`, linear in the samples.
         shift: `(image, points, step) -> samples`, the derivative of `read` along a step of the
             points; linear in the image and in the step.
+
+    Returns:
+        `read`.
     """
     read_p, splat_p = Primitive(f"{name}_read"), Primitive(f"{name}_splat")
+    shift_splat = functools.partial(_shift_splat, shift)
+    _define(read_p, read, shift, _read_shape, functools.partial(_transpose_read, splat_p))
+    _define(splat_p, splat, shift_splat, _splat_shape, functools.partial(_transpose_splat, read_p))
+    batching.primitive_batchers[read_p] = functools.partial(_batch_read, read_p)
+    batching.primitive_batchers[splat_p] = functools.partial(_batch, splat_p)
 
-    # `batch` counts the leading axes that the first argument shares with the points. What the
-    # points have beyond those is more points.
-    def run_read(image: jax.Array, points: jax.Array, *, batch: int) -> jax.Array:
-        return _batched(read, batch)(image, points)
-
-    def run_splat(
-        samples: jax.Array, points: jax.Array, *, height: int, width: int, batch: int
-    ) -> jax.Array:
-        def one(samples: jax.Array, points: jax.Array) -> jax.Array:
-            return splat(samples, points, height, width)
-
-        return _batched(one, batch)(samples, points)
-
-    def shift_of_splat(
-        samples: jax.Array, points: jax.Array, step: jax.Array, *, height: int, width: int
-    ) -> jax.Array:
-        image = jax.ShapeDtypeStruct((height, width, samples.shape[-1]), samples.dtype)
-        return jax.linear_transpose(lambda image: shift(image, points, step), image)(samples)[0]
-
-    def read_aval(image: Any, points: Any, *, batch: int) -> Any:
-        return _aval(image, (*points.shape, image.shape[-1]))
-
-    def splat_aval(samples: Any, points: Any, *, height: int, width: int, batch: int) -> Any:
-        return _aval(samples, (*points.shape[:batch], height, width, samples.shape[-1]))
-
-    def read_jvp(primals: tuple, tangents: tuple, *, batch: int) -> tuple:
-        moved = _batched(shift, batch)
-        return _jvp(read_p, primals, tangents, moved, batch=batch)
-
-    def splat_jvp(primals: tuple, tangents: tuple, *, batch: int, **size: int) -> tuple:
-        moved = _batched(functools.partial(shift_of_splat, **size), batch)
-        return _jvp(splat_p, primals, tangents, moved, batch=batch, **size)
-
-    def read_transpose(cotangent: Any, image: Any, points: Any, *, batch: int) -> list:
-        if type(cotangent) is ad.Zero:
-            return [None, None]
-        height, width = image.aval.shape[batch : batch + 2]
-        size = {"height": height, "width": width}
-        return [splat_p.bind(cotangent, points, batch=batch, **size), None]
-
-    def splat_transpose(
-        cotangent: Any, samples: Any, points: Any, *, batch: int, **size: int
-    ) -> list:
-        if type(cotangent) is ad.Zero:
-            return [None, None]
-        return [read_p.bind(cotangent, points, batch=batch), None]
-
-    def read_batcher(args: Any, dims: Any, *, batch: int) -> tuple:
-        (image, points), size = args, _size(args, dims)
-        if dims[0] is None:  # one image for all: it is read at more points, not copied
-            points = jnp.moveaxis(points, dims[1], batch)
-            return read_p.bind(image, points, batch=batch), batch
-        mapped = [_mapped(each, dim, size) for each, dim in zip(args, dims, strict=True)]
-        return read_p.bind(*mapped, batch=batch + 1), 0
-
-    def splat_batcher(args: Any, dims: Any, *, batch: int, **shape: int) -> tuple:
-        size = _size(args, dims)
-        mapped = [_mapped(each, dim, size) for each, dim in zip(args, dims, strict=True)]
-        return splat_p.bind(*mapped, batch=batch + 1, **shape), 0
-
-    _register(read_p, run_read, ("batch",), read_aval, read_jvp, read_transpose, read_batcher)
-    static = ("batch", "height", "width")
-    _register(splat_p, run_splat, static, splat_aval, splat_jvp, splat_transpose, splat_batcher)
-
-    def bound_read(image: jax.Array, points: jax.Array) -> jax.Array:
+    def bound(image: jax.Array, points: jax.Array) -> jax.Array:
         return read_p.bind(*_equally_varying(image, points), batch=0)
 
-    def bound_splat(samples: jax.Array, points: jax.Array, height: int, width: int) -> jax.Array:
-        size = {"height": height, "width": width}
-        return splat_p.bind(*_equally_varying(samples, points), batch=0, **size)
-
-    return LinearPair(bound_read, bound_splat)
+    return bound
 
 
-def _register(
+def _define(
     primitive: Primitive,
-    run: Callable[..., jax.Array],
-    static: tuple[str, ...],
-    aval: Callable[..., Any],
-    jvp: Callable[..., tuple],
+    function: Callable[..., jax.Array],
+    shift: Callable[..., jax.Array],
+    shape: Callable[..., tuple[int, ...]],
     transpose: Callable[..., list],
-    batcher: Callable[..., tuple],
 ) -> None:
-    """Tells JAX all that it asks of a primitive."""
-    primitive.def_impl(jax.jit(run, static_argnames=static))
-    primitive.def_abstract_eval(aval)
+    """Tells JAX what a primitive computes, its result's shape, its derivative and transpose."""
+
+    def run(first: jax.Array, points: jax.Array, *, batch: int, **size: int) -> jax.Array:
+        return _batched(function, batch, size)(first, points)
+
+    def along_first(change: Any, first: Any, points: Any, **settings: int) -> jax.Array:
+        return primitive.bind(change, points, **settings)
+
+    def along_points(step: Any, first: Any, points: Any, *, batch: int, **size: int) -> jax.Array:
+        return _batched(shift, batch, size)(first, points, step)
+
+    primitive.def_impl(jax.jit(run, static_argnames=STATIC))
+    primitive.def_abstract_eval(functools.partial(_aval, shape))
     mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=False))
-    ad.primitive_jvps[primitive] = jvp
-    ad.primitive_transposes[primitive] = transpose
-    batching.primitive_batchers[primitive] = batcher
+    ad.deflinear2(primitive, transpose)  # its own derivative is for what is linear in all it takes
+    ad.defjvp(primitive, along_first, along_points)
 
 
-def _jvp(
-    primitive: Primitive,
-    primals: tuple,
-    tangents: tuple,
-    moved: Callable[..., jax.Array],
-    **settings: int,
-) -> tuple:
-    """The rule of both: linear in the first argument, `moved` by a step of the points."""
-    (first, points), (change, step) = primals, tangents
-    terms = []
-    if type(change) is not ad.Zero:
-        terms.append(primitive.bind(change, points, **settings))
-    if type(step) is not ad.Zero:
-        terms.append(moved(first, points, step))
-    return primitive.bind(first, points, **settings), sum(terms[1:], terms[0])
-
-
-def _batched(function: Callable[..., jax.Array], batch: int) -> Callable[..., jax.Array]:
+def _batched(
+    function: Callable[..., jax.Array], batch: int, size: dict[str, int]
+) -> Callable[..., jax.Array]:
+    function = functools.partial(function, **size)
     for _ in range(batch):
         function = jax.vmap(function)
     return function
 
 
-def _size(args: Any, dims: Any) -> int:
-    return next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+def _shift_splat(
+    shift: Callable[..., jax.Array],
+    samples: jax.Array,
+    points: jax.Array,
+    step: jax.Array,
+    height: int,
+    width: int,
+) -> jax.Array:
+    """The derivative of `splat` along a step of the points: the transpose of `read`'s."""
+    image = jax.ShapeDtypeStruct((height, width, samples.shape[-1]), samples.dtype)
+    return jax.linear_transpose(lambda image: shift(image, points, step), image)(samples)[0]
 
 
-def _mapped(array: jax.Array, dim: int | None, size: int) -> jax.Array:
-    """The array with its mapped axis, or a new one, in front."""
-    if dim is None:
-        return jnp.broadcast_to(array, (size, *array.shape))
-    return jnp.moveaxis(array, dim, 0)
+def _read_shape(image: Any, points: Any, *, batch: int) -> tuple[int, ...]:
+    return (*points.shape, image.shape[-1])
 
 
-def _aval(like: Any, shape: tuple[int, ...]) -> Any:
+def _splat_shape(
+    samples: Any, points: Any, *, batch: int, height: int, width: int
+) -> tuple[int, ...]:
+    return (*points.shape[:batch], height, width, samples.shape[-1])
+
+
+def _aval(shape: Callable[..., tuple[int, ...]], first: Any, points: Any, **settings: int) -> Any:
     """The abstract value of a result: on the argument's mesh, and varying there as it does."""
-    sharding = NamedSharding(like.sharding.mesh, PartitionSpec(*(None for _ in shape)))
-    return like.update(shape=shape, sharding=sharding, weak_type=False)
+    result = shape(first, points, **settings)
+    sharding = NamedSharding(first.sharding.mesh, PartitionSpec(*(None for _ in result)))
+    return first.update(shape=result, sharding=sharding, weak_type=False)
+
+
+def _transpose_read(
+    splat_p: Primitive, cotangent: jax.Array, image: Any, points: jax.Array, *, batch: int
+) -> list:
+    height, width = image.aval.shape[batch : batch + 2]
+    return [splat_p.bind(cotangent, points, batch=batch, height=height, width=width), None]
+
+
+def _transpose_splat(
+    read_p: Primitive,
+    cotangent: jax.Array,
+    samples: Any,
+    points: jax.Array,
+    *,
+    batch: int,
+    **_: int,
+) -> list:
+    return [read_p.bind(cotangent, points, batch=batch), None]
+
+
+def _batch(primitive: Primitive, args: Any, dims: Any, *, batch: int, **size: int) -> tuple:
+    count = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+    mapped = [batching.bdim_at_front(a, d, count) for a, d in zip(args, dims, strict=True)]
+    return primitive.bind(*mapped, batch=batch + 1, **size), 0
+
+
+def _batch_read(read_p: Primitive, args: Any, dims: Any, *, batch: int) -> tuple:
+    (image, points), (image_dim, points_dim) = args, dims
+    if image_dim is not None:
+        return _batch(read_p, args, dims, batch=batch)
+    # One image for all: it is read at more points, not copied.
+    points = jnp.moveaxis(points, points_dim, batch)
+    return read_p.bind(image, points, batch=batch), batch
 
 
 def _equally_varying(*arrays: jax.Array) -> list[jax.Array]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from stn_jax._types import Array
 from stn_jax.transforms.base import (
@@ -146,8 +147,8 @@ def _affine(name: str, ndim: int) -> Transform:
         linear_inverse = jnp.linalg.inv(linear)
         return jnp.concatenate([linear_inverse, -matmul(linear_inverse, shift)], axis=1).ravel()
 
-    identity = homogeneous(jnp.eye(ndim, ndim + 1))[:ndim].ravel()
-    return _linear(name, identity.tolist(), matrix, compose, inverse, ndim)
+    identity = np.eye(ndim, ndim + 1).ravel().tolist()
+    return _linear(name, identity, matrix, compose, inverse, ndim)
 
 
 affine = _affine("affine", 2)

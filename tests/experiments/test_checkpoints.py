@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from experiments import checkpoints, gallery
 from experiments.checkpoints import Checkpoints, Snapshot
@@ -45,7 +47,7 @@ def copy(saved: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def test_the_newest_is_what_was_saved(saved: pathlib.Path) -> None:
-    assert sorted(path.name for path in saved.iterdir()) == ["2", "3"]
+    assert sorted(path.name for path in saved.iterdir()) == ["2.msgpack", "3.msgpack"]
     found = Checkpoints(saved).restore(state(0))
     expected = snapshot(3)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
@@ -65,69 +67,72 @@ def test_none_yet(tmp_path: pathlib.Path) -> None:
         made.restore(state(0))
 
 
-def zero(path: pathlib.Path) -> None:
-    path.write_bytes(b"")
-
-
-def cut(path: pathlib.Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flip(path: pathlib.Path) -> None:
+def flip(path: pathlib.Path, at: float = 0.5) -> None:
+    """Changes one bit, at a share of the file."""
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[int(at * len(data))] ^= 1
     path.write_bytes(data)
 
 
-DAMAGES = [zero, cut, flip, pathlib.Path.unlink]
+def cut(path: pathlib.Path, at: float) -> None:
+    path.write_bytes(path.read_bytes()[: int(at * path.stat().st_size)])
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_any_damaged_file_falls_back_to_the_checkpoint_before(
-    damage: Callable[[pathlib.Path], None],
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(damage=st.sampled_from([flip, cut]), at=st.floats(0, 1, exclude_max=True))
+@example(damage=cut, at=0.0)  # to nothing
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    damage: Callable[[pathlib.Path, float], None],
+    at: float,
     copy: pathlib.Path,
     saved: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    files = [path for path in (saved / "3").rglob("*") if path.is_file() and path.stat().st_size]
-    assert len(files) > 5
-    for file in files:
-        path = copy / file.relative_to(saved)
-        damage(path)
-        assert int(Checkpoints(copy).restore(state(0)).state.step) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"warning: {copy}/3: is damaged: ")
-        assert line.endswith(f"; going back to {copy}/2")
-        shutil.copy(file, path)
+    damage(copy / "3.msgpack", at)
+    assert int(Checkpoints(copy).restore(state(0)).state.step) == 2
+    assert capsys.readouterr().err == (
+        f"warning: {copy}/3.msgpack: is damaged: its SHA-256 is not that of what was written; "
+        f"going back to {copy}/2.msgpack\n"
+    )
+    shutil.copy(saved / "3.msgpack", copy)
     assert int(Checkpoints(copy).restore(state(0)).state.step) == 3
 
 
 def test_where_none_is_good_the_newest_is_named(copy: pathlib.Path) -> None:
-    for step in ("2", "3"):
-        flip(copy / step / "state" / "manifest.ocdbt")
-    expected = f"{copy}/3: is damaged: state/manifest.ocdbt is not what was written"
+    flip(copy / "2.msgpack")
+    (copy / "3.msgpack").unlink()
+    (copy / "3.msgpack").mkdir()
     with pytest.raises(RunError) as caught:
         Checkpoints(copy).restore(state(0))
-    assert str(caught.value) == expected
+    assert str(caught.value) == f"{copy}/3.msgpack: cannot be read: Is a directory"
 
 
-def test_digests_of_another_kind(copy: pathlib.Path) -> None:
-    for text in ("[]", "{", '{"state": 1}', '{"../2/sha256.json": 0}'):
-        (copy / "3" / checkpoints.DIGESTS).write_text(text)
-        assert int(Checkpoints(copy).restore(state(0)).state.step) == 2
-
-
-def test_another_structure_is_named(saved: pathlib.Path) -> None:
-    other = training.init_state(jax.random.key(5), {"b": jnp.zeros(3)}, optax.adam(1.0))
-    with pytest.raises(RunError, match="checkpoints/3: cannot be restored: "):
+@pytest.mark.parametrize(
+    ("params", "optimizer"),
+    [
+        ({"b": jnp.zeros(3)}, optax.adam(1.0)),
+        ({"a": jnp.zeros(4)}, optax.adam(1.0)),
+        ({"a": jnp.zeros(3)}, optax.sgd(1.0)),
+        ({"a": jnp.zeros(3), "b": jnp.zeros(3)}, optax.adam(1.0)),
+    ],
+)
+def test_another_structure_is_named(
+    saved: pathlib.Path, params: dict, optimizer: optax.GradientTransformation
+) -> None:
+    other = training.init_state(jax.random.key(5), params, optimizer)
+    with pytest.raises(RunError, match=r"checkpoints/3.msgpack: is of another network or optimis"):
         Checkpoints(saved).restore(other)
 
 
-def test_what_is_unfinished_is_removed_and_not_read(copy: pathlib.Path) -> None:
-    shutil.copytree(copy / "3", copy / "4.unfinished.orbax-checkpoint-tmp")
-    shutil.copytree(copy / "3", copy / "4.unfinished")
+def test_what_is_unfinished_or_foreign_is_not_read(copy: pathlib.Path) -> None:
+    for name in (".4.msgpack.123", "notes.msgpack"):
+        shutil.copy(copy / "3.msgpack", copy / name)
     assert Checkpoints(copy).steps == [2, 3]
-    assert sorted(path.name for path in copy.iterdir()) == ["2", "3"]
+    assert sorted(path.name for path in copy.iterdir()) == [
+        "2.msgpack",
+        "3.msgpack",
+        "notes.msgpack",
+    ]
 
 
 def test_they_keep_to_their_share_of_the_time(
@@ -137,11 +142,10 @@ def test_they_keep_to_their_share_of_the_time(
     monkeypatch.setattr(checkpoints, "SHARE", 0.01)
     monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: now[0])
 
-    def slowly(path: str, _: object) -> None:
-        pathlib.Path(path).mkdir()
+    def slowly(*_: object) -> None:
         now[0] += 2.0
 
-    monkeypatch.setattr(checkpoints.orbax, "save", slowly)
+    monkeypatch.setattr(checkpoints, "write_atomically", slowly)
     made = Checkpoints(tmp_path / "checkpoints")
     assert made.due
     made.save(snapshot(1))
@@ -164,19 +168,18 @@ def test_a_damaged_checkpoint_is_made_again(
     tiny: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    newest = unfinished / "checkpoints" / "18"
-    flip(newest / "state" / "manifest.ocdbt")
+    folder = unfinished / "checkpoints"
+    flip(folder / "18.msgpack")
     command = [*tiny, "--run-dir", unfinished, "--resume", "auto", "--no-figures"]
     assert run(*command) == 0
     shown = capsys.readouterr()
     warnings = [line for line in shown.err.splitlines() if not line.startswith("epoch")]
     assert warnings == [
-        f"warning: {newest}: is damaged: state/manifest.ocdbt is not what was written; "
-        f"going back to {unfinished}/checkpoints/12"
+        f"warning: {folder}/18.msgpack: is damaged: its SHA-256 is not that of what was written; "
+        f"going back to {folder}/12.msgpack"
     ]
     assert "continuing after step 12\n" in shown.out
-    assert sorted(path.name for path in newest.parent.iterdir()) == ["12", "18"]
-    assert checkpoints._damage(newest) is None
+    assert sorted(path.name for path in folder.iterdir()) == ["12.msgpack", "18.msgpack"]
     assert_same_end(unfinished, finished)
 
 
@@ -186,10 +189,13 @@ def test_where_no_checkpoint_is_good_a_run_says_so(
     tiny: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for step in ("12", "18"):
-        zero(unfinished / "checkpoints" / step / checkpoints.DIGESTS)
+    for path in (unfinished / "checkpoints").iterdir():
+        flip(path)
     # As it is reached by --resume, and by what draws the pictures.
     assert run(*tiny, "--run-dir", unfinished, "--resume", "auto") == 1
     assert gallery.main([str(unfinished)]) == 1
-    line = f"error: {unfinished}/checkpoints/18: is damaged: sha256.json is not what was written"
+    line = (
+        f"error: {unfinished}/checkpoints/18.msgpack: is damaged: its SHA-256 is not that of what "
+        "was written"
+    )
     assert capsys.readouterr().err.splitlines() == [line, line]

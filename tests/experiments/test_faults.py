@@ -120,7 +120,7 @@ def mounted(tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, Callable[[st
     [
         ("4k", "config.json", None),
         ("16k", "metrics.jsonl", None),
-        ("500k", "checkpoints/12", 6),
+        ("200k", "checkpoints/12.msgpack", 6),
         ("1m", "figures", 18),
     ],
 )

@@ -33,7 +33,7 @@ def test_it_learns(run: Callable[..., int], tiny: list[str], tmp_path: pathlib.P
     settings = "--distortion none --epochs 40 --learning-rate 0.02 --no-figures"
     assert run(*tiny, *settings.split(), "--run-dir", folder, "--checkpoint-every", 40) == 0
     assert json.loads((folder / "summary.json").read_text())["test_error"] <= 8
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["240"]
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["240.msgpack"]
 
 
 def test_another_seed_is_another_run(
@@ -120,12 +120,12 @@ def test_the_tutorial_on_mnist(
     """A few steps of it, on all its data: the loss falls, and the records are of MNIST."""
     build = train.compile_programs
 
-    def shortened(experiment: Any) -> train.Programs:
+    def shortened(experiment: Any, mesh: Any) -> train.Programs:
         assert len(experiment.dataset.train) == 55000
         assert len(experiment.dataset.validation) == 5000
         assert len(experiment.dataset.test) == 10000
         object.__setattr__(experiment, "steps_per_epoch", 100)
-        programs = build(experiment)
+        programs = build(experiment, mesh)
 
         def evaluate(params: Any, data: dict[str, Any], key: Any) -> Any:
             return programs.evaluate(params, {name: each[:500] for name, each in data.items()}, key)

@@ -191,6 +191,19 @@ def test_dropout_needs_its_key() -> None:
     assert (channels == channels[:, :1, :1]).all()
 
 
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_dropout_takes_a_traced_rate(by_channel: bool) -> None:
+    ones, rngs = jnp.ones((2, 4, 4, 50)), {"dropout": KEY}
+
+    def drop(rate: float | jax.Array) -> jax.Array:
+        return Dropout(rate, by_channel).apply({}, ones, rngs=rngs)
+
+    for rate in (0.0, 0.3):
+        np.testing.assert_allclose(jax.jit(drop)(rate), drop(rate), rtol=1e-6)
+    np.testing.assert_array_equal(drop(0.0), ones)
+    np.testing.assert_allclose(np.mean(drop(0.3) == 0), 0.3, atol=0.1)
+
+
 def test_bfloat16_networks_keep_float32_parameters_and_logits() -> None:
     for module in (FCN(dtype=jnp.bfloat16), CNN(dtype=jnp.bfloat16)):
         variables = module.init(KEY, IMAGES)

@@ -195,6 +195,19 @@ def test_bad_neighbour_inside_leaks(pixel: float) -> None:
     np.testing.assert_array_equal(nearest.ravel(), [1.0, 1.0, 1.0])
 
 
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("pixel", [np.inf, -np.inf])
+def test_infinite_pixel_has_infinite_slopes(pixel: float, channels: int) -> None:
+    """Rising to it and falling from it, in x and in y, as in PyTorch: infinite, but a number."""
+    image = np.ones((4, 4, channels))
+    image[1, 2] = pixel
+    x, y = np.meshgrid([1.25, 2.25], [0.75, 1.75])
+    points = oracles.normalise(np.stack([x, y], axis=-1), 4, False)
+    _, _, gradient = run(image, points)
+    signs = [[[1, 1], [-1, 1]], [[1, -1], [-1, -1]]]
+    np.testing.assert_array_equal(gradient, np.multiply(signs, pixel))
+
+
 @every_option
 def test_zeros_and_denormals(options: dict[str, Any]) -> None:
     """Minus zero, plus zero and the least floats are one coordinate."""

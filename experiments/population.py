@@ -1,0 +1,206 @@
+"""Trains many configurations in one program: what `experiments.sweep` is made of."""
+
+import functools
+import operator
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments import devices, members, preparation
+from experiments import experiment as setup
+from experiments.config import Config
+from experiments.experiment import Experiment
+from experiments.train import EVALUATION_BATCH, STEPS_PER_DISPATCH
+from stn_jax import population, training
+from stn_jax.population import How, Trainable
+from stn_jax.training import TrainState
+
+Record = Mapping[str, float]
+# (epoch, what each member came to in it, None for those stopped before) -> which of them go on.
+OnEpoch = Callable[[int, Sequence[Record | None]], Sequence[bool]]
+
+
+class Result(NamedTuple):
+    """What a member came to.
+
+    Attributes:
+        validation_error: in percent, after its last epoch; NaN if it diverged.
+        epochs: how many it trained.
+        steps: how many it took.
+        num_params: its number of parameters.
+        diverged_at: the step that was not finite, if one was.
+        seconds: its share of the time that the population took.
+        params_sha256: the fingerprint of its parameters.
+    """
+
+    validation_error: float
+    epochs: int
+    steps: int
+    num_params: int
+    diverged_at: int | None
+    seconds: float
+    params_sha256: str
+
+
+def all_go_on(epoch: int, records: Sequence[Record | None]) -> Sequence[bool]:
+    """Stops no member."""
+    return [True] * len(records)
+
+
+def train(
+    configs: Sequence[Config],
+    *,
+    how: How | None = None,
+    mesh: Mesh | None = None,
+    on_epoch: OnEpoch = all_go_on,
+) -> list[Result]:
+    """Trains configurations of one program; looks at the validation split only.
+
+    Args:
+        configs: what `members.programs` put together.
+        how: as in `stn_jax.population.over_members`.
+        mesh: devices, with an axis `member` and perhaps one `batch`.
+        on_epoch: is told of every epoch, and says who goes on.
+
+    Returns:
+        A result of each configuration.
+
+    Raises:
+        DatasetError: if the data cannot be had.
+        ConfigError: if settings do not fit the data.
+    """
+    started, count = time.perf_counter(), len(configs)
+    base = setup.build(configs[0])
+    # Where members do not fill the mesh, the last is repeated, and never active.
+    rows = 1 if mesh is None else mesh.shape[population.MEMBER]
+    configs = [*configs, *[configs[-1]] * (-count % rows)]
+    programs = _compile(base, how, mesh)
+    data = devices.replicate(preparation.as_batch(base.dataset.train), mesh)
+    validation = devices.replicate(preparation.as_batch(base.dataset.validation), mesh)
+    hyper = _stack(configs)
+    states = programs.init(hyper)
+    active = np.arange(len(configs)) < count
+    last: list[Record] = [{"epoch": 0, "validation_error": np.nan}] * count
+    for epoch in range(1, base.config.optimisation.epochs + 1):
+        orders = programs.orders(states.key, epoch - 1)
+        states, means = _train_epoch(programs, states, hyper, data, orders, active)
+        tested = programs.evaluate(states, hyper, validation)
+        diverged = np.asarray(states.diverged)
+        records = [
+            _record(epoch, i, means, tested, diverged[i]) if active[i] else None
+            for i in range(count)
+        ]
+        last = [new or old for new, old in zip(records, last, strict=True)]
+        active[:count] &= np.asarray(on_epoch(epoch, records)) & ~diverged[:count]
+        if not active.any():
+            break
+    seconds = (time.perf_counter() - started) / count
+    return [_result(states, i, last[i], seconds) for i in range(count)]
+
+
+class _Programs(NamedTuple):
+    """The compiled parts; of every argument and result but data and epoch, the first axis is `m`.
+
+    Attributes:
+        init: `hyper -> states`.
+        orders: `(keys, epoch) -> [m, steps, b]`.
+        steps: `(states, hyper, data, orders, active) -> (states, values of each step)`.
+        evaluate: `(states, hyper, data) -> means`.
+    """
+
+    init: Callable[..., Any]
+    orders: Callable[..., Any]
+    steps: Callable[..., Any]
+    evaluate: Callable[..., Any]
+
+
+def _compile(base: Experiment, how: How | None, mesh: Mesh | None) -> _Programs:
+    lifted: dict[str, Any] = {"how": how, "mesh": mesh}
+
+    def member(hyper: Any) -> Experiment:
+        config = members.with_numbers(base.config, hyper)
+        return setup.assemble(config, base.dataset, base.normalisation)
+
+    def trained(hyper: Any) -> Trainable:
+        made = member(hyper)
+        prepare = devices.shard_batches(made.prepare, mesh)
+        return Trainable(made.train_objective, made.optimizer, prepare)
+
+    def tested(hyper: Any) -> Trainable:
+        return trained(hyper)._replace(objective=member(hyper).test_objective)
+
+    def evaluate(states: TrainState, hyper: Any, data: Any) -> Any:
+        keys = jax.vmap(lambda each: member(each).key(setup.VALIDATION))(hyper)
+        size = {"batch_size": EVALUATION_BATCH}
+        return population.evaluate(tested, states.params, hyper, data, keys, **size, **lifted)
+
+    order = functools.partial(
+        training.epoch_order,
+        num_examples=len(base.dataset.train.labels),
+        batch_size=base.config.optimisation.batch_size,
+    )
+    init = population.over_members(lambda hyper: setup.initial_state(member(hyper)), **lifted)
+    return _Programs(
+        init=jax.jit(init),
+        orders=jax.jit(jax.vmap(order, in_axes=(0, None))),
+        steps=jax.jit(functools.partial(population.train_steps, trained, **lifted)),
+        evaluate=jax.jit(evaluate),
+    )
+
+
+def _stack(configs: Sequence[Config]) -> dict[str, jax.Array]:
+    """The numbers of each configuration, a row of each."""
+    rows = [members.numbers(config) for config in configs]
+    return {
+        name: jnp.asarray(
+            np.asarray([row[name] for row in rows], np.uint32 if name == "seed" else np.float32)
+        )
+        for name in rows[0]
+    }
+
+
+def _train_epoch(
+    programs: _Programs, states: TrainState, hyper: Any, data: Any, orders: Any, active: np.ndarray
+) -> tuple[TrainState, dict[str, np.ndarray]]:
+    """The states after an epoch, and each member's means over it."""
+    parts = []
+    for start in range(0, orders.shape[1], STEPS_PER_DISPATCH):
+        part = orders[:, start : start + STEPS_PER_DISPATCH]
+        states, values = programs.steps(states, hyper, data, part, jnp.asarray(active))
+        parts.append(values)
+    means = {
+        name: np.concatenate([part[name] for part in parts], axis=1).mean(axis=1)
+        for name in parts[0]
+    }
+    return states, means
+
+
+def _record(
+    epoch: int, member: int, means: Mapping[str, Any], tested: Mapping[str, Any], diverged: np.bool
+) -> Record:
+    """What a member came to in an epoch."""
+    return {
+        "epoch": epoch,
+        "train_loss": float(means["loss"][member]),
+        "train_error": 100 * float(means["error"][member]),
+        "validation_loss": np.nan if diverged else float(tested["loss"][member]),
+        "validation_error": np.nan if diverged else 100 * float(tested["error"][member]),
+    }
+
+
+def _result(states: TrainState, member: int, last: Record, seconds: float) -> Result:
+    state = jax.tree.map(operator.itemgetter(member), states)
+    return Result(
+        validation_error=last["validation_error"],
+        epochs=int(last["epoch"]),
+        steps=int(state.step),
+        num_params=setup.num_params(state.params),
+        diverged_at=int(state.step) + 1 if state.diverged else None,
+        seconds=seconds,
+        params_sha256=setup.params_sha256(state.params),
+    )
