@@ -1,27 +1,27 @@
-"""Checkpoints of a training, by Orbax: atomic, verified when they are read, the newest two kept."""
+"""Checkpoints of a training: one file each, atomic, verified when it is read, the newest two kept.
 
+A file is the SHA-256 of the rest, then the snapshot as Flax's msgpack, which holds no code.
+"""
+
+import hashlib
 import pathlib
-import shutil
 import sys
 import time
-import warnings
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from orbax.checkpoint import v1 as ocp
+from flax import serialization
 
 from experiments import devices
-from experiments.experiment import params_sha256
-from experiments.records import RunError, writing
+from experiments.records import RunError, write_atomically, writing
 from stn_jax.training import TrainState
-
-orbax: Any = ocp  # its annotations of pytrees mean nothing to a type checker
 
 KEPT = 2
 SHARE = 0.01  # of a run's time, that checkpoints may take
 MEASURED = ("loss", "error", "gradient_norm")  # what is kept of each step
+SUFFIX = ".msgpack"
 
 
 class Snapshot(NamedTuple):
@@ -43,15 +43,14 @@ def at_start_of_epoch(state: TrainState, steps: int) -> Snapshot:
     return Snapshot(state, {name: np.zeros(steps, np.float32) for name in MEASURED}, 0.0)
 
 
-class _DamagedError(Exception):
-    """A checkpoint that cannot be used; its text is the reason."""
-
-
 class Checkpoints:
     """The checkpoints in a folder.
 
     Args:
         folder: where they are; made if there is none.
+
+    Raises:
+        RunError: if it cannot be made.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
@@ -59,16 +58,18 @@ class Checkpoints:
         self._opened, self._spent, self._last = time.perf_counter(), 0.0, 0.0
         with writing(folder):
             folder.mkdir(exist_ok=True)
-        self._remove_unfinished()
+            for unfinished in folder.glob(".*"):
+                unfinished.unlink()
 
     def path(self, step: int) -> pathlib.Path:
         """Where the checkpoint of a step is, or would be."""
-        return self._folder / str(step)
+        return self._folder / f"{step}{SUFFIX}"
 
     @property
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in order."""
-        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
+        found = self._folder.glob(f"*{SUFFIX}")
+        return sorted(int(path.stem) for path in found if path.stem.isdigit())
 
     @property
     def due(self) -> bool:
@@ -79,81 +80,100 @@ class Checkpoints:
     def save(self, snapshot: Snapshot) -> None:
         """Writes a checkpoint, unless there is one of this step, and removes the oldest.
 
+        Of several processes the first writes.
+
         Raises:
             RunError: if it cannot be written; those before it are as they were.
         """
         started = time.perf_counter()
         step = int(snapshot.state.step)
-        if step in self.steps:
+        if jax.process_index() > 0 or step in self.steps:
             return
-        stored = _storable(snapshot)
-        try:
-            orbax.save(str(self.path(step).absolute()), stored | {"sha256": params_sha256(stored)})
-            for old in self.steps[:-KEPT]:
-                shutil.rmtree(self.path(old))
-        except Exception as error:  # Orbax's own, of many kinds
-            self._remove_unfinished()
-            raise RunError(f"{self.path(step)}: cannot be written: {_reason(error)}") from error
+        data = serialization.to_bytes(jax.device_get(_storable(snapshot)))
+        write_atomically(self.path(step), hashlib.sha256(data).digest() + data)
+        for old in self.steps[:-KEPT]:
+            self._remove(old)
         self._last = time.perf_counter() - started
         self._spent += self._last
 
-    def _remove_unfinished(self) -> None:
-        for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(path, ignore_errors=True)
-
     def restore(self, like: TrainState) -> Snapshot:
-        """The newest checkpoint that is whole, of the same structure as `like`.
-
-        Warns on stderr where a newer one is not.
+        """The newest checkpoint that is not damaged; warns on stderr of a newer one that is.
 
         Raises:
-            RunError: if there is none.
+            RunError: if there is none, or it is not of the same structure as `like`.
         """
         damaged = []
         for step in reversed(self.steps):
+            path = self.path(step)
             try:
-                snapshot = _load(self.path(step), like)
+                data = _verified(path)
             except _DamagedError as error:
-                damaged.append(f"{self.path(step)}: cannot be restored: {error}")
+                damaged.append(f"{path}: {error}")
                 continue
             if damaged:
-                print(f"warning: {damaged[0]}; {self.path(step)} is taken", file=sys.stderr)
-            return snapshot
+                print(f"warning: {damaged[0]}; going back to {path}", file=sys.stderr)
+            return _decoded(path, data, like)
         raise RunError(damaged[0] if damaged else f"{self._folder}: holds no checkpoint")
 
     def drop_after(self, step: int) -> None:
-        """Removes the checkpoints of later steps, which are about to be made again."""
+        """Removes the checkpoints of later steps, which are about to be made again.
+
+        Raises:
+            RunError: if one cannot be removed.
+        """
         for later in self.steps:
             if later > step:
-                shutil.rmtree(self.path(later))
+                self._remove(later)
+
+    def _remove(self, step: int) -> None:
+        with writing(self.path(step)):
+            self.path(step).unlink()
+
+
+class _DamagedError(Exception):
+    """A checkpoint that is not what was written; its text is the reason."""
+
+
+def _verified(path: pathlib.Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _DamagedError(f"cannot be read: {error.strerror}") from error
+    length = hashlib.sha256().digest_size
+    digest, data = data[:length], data[length:]
+    if hashlib.sha256(data).digest() != digest:
+        raise _DamagedError("is damaged: its SHA-256 is not that of what was written")
+    return data
+
+
+def _decoded(path: pathlib.Path, data: bytes, like: TrainState) -> Snapshot:
+    expected = _storable(at_start_of_epoch(like, 1))
+    try:
+        stored = serialization.from_bytes(expected, data)
+    except (ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{path}: is of another network or optimiser: {reason}") from error
+    shapes, other = (jax.tree.map(np.shape, each["state"]) for each in (expected, stored))
+    if shapes != other:
+        raise RunError(f"{path}: is of another network or optimiser")
+    return _from_storable(stored | {"state": jax.tree.map(jnp.asarray, stored["state"])})
 
 
 def _storable(snapshot: Snapshot) -> dict[str, Any]:
-    """A snapshot as a tree that Orbax takes: keys as their data."""
+    """A snapshot as a tree of arrays and numbers: keys as their data."""
     state = snapshot.state
     good = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
     return snapshot._asdict() | {"state": good | {"key": jax.random.key_data(state.key)}}
 
 
-def _load(path: pathlib.Path, like: TrainState) -> Snapshot:
-    expected = _storable(at_start_of_epoch(like, 1))
-    expected |= {"values": dict.fromkeys(MEASURED, np.ndarray), "sha256": ""}  # of any length
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # where it fails, Orbax leaves coroutines behind
-            stored = orbax.load(str(path.absolute()), expected)
-    except Exception as error:  # of many kinds
-        raise _DamagedError(_reason(error)) from None
-    digest = stored.pop("sha256")
-    if params_sha256(stored) != digest:
-        raise _DamagedError("its contents are not what was written")
-    return _from_storable(stored)
-
-
 def _from_storable(stored: dict[str, Any]) -> Snapshot:
-    state = stored.pop("state")
+    state = stored["state"]
     key = jax.random.wrap_key_data(state.pop("key"))
-    return Snapshot(TrainState(**state, key=key, diverged=jnp.zeros((), bool)), **stored)
+    return Snapshot(
+        TrainState(**state, key=key, diverged=jnp.zeros((), bool)),
+        stored["values"],
+        stored["seconds"],
+    )
 
 
 def from_first(snapshot: Snapshot) -> Snapshot:
@@ -161,7 +181,3 @@ def from_first(snapshot: Snapshot) -> Snapshot:
     if jax.process_count() == 1:
         return snapshot
     return _from_storable(jax.tree.map(np.asarray, devices.from_first(_storable(snapshot))))
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -36,8 +36,8 @@ def writing(path: pathlib.Path) -> Iterator[None]:
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes `text` so that `path` holds all of it or what it held before.
+def write_atomically(path: pathlib.Path, data: bytes) -> None:
+    """Writes `data` so that `path` holds all of it or what it held before.
 
     Raises:
         RunError: if it cannot be written.
@@ -45,8 +45,8 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
         try:
-            with temporary.open("w") as file:
-                file.write(text)
+            with temporary.open("wb") as file:
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -156,7 +156,7 @@ class Lines:
 
     def __init__(self, path: pathlib.Path, epochs: int) -> None:
         kept = read_lines(path, epochs) if epochs else []
-        write_atomically(path, "".join(to_json(record) + "\n" for record in kept))
+        write_atomically(path, "".join(to_json(record) + "\n" for record in kept).encode())
         self._path = path
         with writing(path):
             self._file = path.open("ab", buffering=0)
@@ -179,7 +179,7 @@ class Lines:
 
 def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
     """Writes a JSON file, whole or not at all."""
-    write_atomically(path, to_json(values, indent=2) + "\n")
+    write_atomically(path, (to_json(values, indent=2) + "\n").encode())
 
 
 def provenance() -> dict[str, Any]:

@@ -249,7 +249,7 @@ def _train_epochs(
             bar.epoch_done(record)
             snapshot = at_start_of_epoch(state, steps)
             due = epoch % every == 0 and checkpoints.due
-            stopping = _agreed(stop)
+            stopping = _agreed(stop, state)
             if due or epoch == epochs or stopping:
                 checkpoints.save(snapshot)
             if stopping:
@@ -307,7 +307,7 @@ def _train_epoch(
         pending.append((part, means))
         if len(pending) > 1:  # collected while the device is at this part: it never waits for that
             collect(*pending.pop(0))
-        if _agreed(stop):
+        if _agreed(stop, state):
             break
     collect(*pending.pop())
     return snapshot._replace(
@@ -315,10 +315,14 @@ def _train_epoch(
     )
 
 
-def _agreed(stop: Stop) -> bool:
-    """Whether a signal came to any of the processes, which stop together."""
+def _agreed(stop: Stop, state: Any) -> bool:
+    """Whether a signal came to any of the processes, which stop together in a state."""
+    import jax
+
     from experiments import devices
 
+    if jax.process_count() > 1:  # two programs at once would get each other's messages
+        jax.block_until_ready(state)
     stop.number = devices.largest(stop.number or 0) or None
     return stop.number is not None
 

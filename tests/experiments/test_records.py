@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import shlex
 import struct
@@ -126,7 +127,8 @@ def test_summary_is_of_the_last_checkpoint(finished: pathlib.Path) -> None:
 
 
 def test_the_newest_two_checkpoints_are_kept(finished: pathlib.Path) -> None:
-    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["12", "18"]
+    found = sorted(path.name for path in (finished / "checkpoints").iterdir())
+    assert found == ["12.msgpack", "18.msgpack"]
 
 
 def test_pictures_are_readable(finished: pathlib.Path) -> None:
@@ -266,9 +268,9 @@ def test_a_run_that_diverges_later_keeps_what_was_good(
         assert failure(capsys) == (
             f"training diverged at step {bad}, in epoch {epoch}: {reason}; lower --learning-rate "
             "or set --clip-norm, in another --run-dir; the last good state is "
-            f"{folder}/checkpoints/{bad - 1}"
+            f"{folder}/checkpoints/{bad - 1}.msgpack"
         )
-        assert (folder / "checkpoints" / str(bad - 1)).exists()
+        assert (folder / "checkpoints" / f"{bad - 1}.msgpack").exists()
         assert not (folder / "summary.json").exists()
         found = lines(folder / "metrics.jsonl")
         assert [record["epoch"] for record in found] == list(range(1, epoch))
@@ -299,7 +301,7 @@ def test_an_epoch_whose_validation_is_not_finite_is_not_recorded(
     assert run(*tiny, "--run-dir", folder, "--no-figures") == 1
     assert failure(capsys) == (
         "training diverged in epoch 2: the validation loss is inf; lower --learning-rate or set "
-        f"--clip-norm, in another --run-dir; the last good checkpoint is {folder}/checkpoints/6"
+        f"--clip-norm, in another --run-dir; the last good checkpoint is {folder}/checkpoints/6.msgpack"
     )
     assert [record["epoch"] for record in lines(folder / "metrics.jsonl")] == [1]
 
@@ -341,13 +343,20 @@ def test_thetas_that_are_null_have_frames(finished: pathlib.Path) -> None:
 # The files themselves.
 
 
-def test_written_whole_or_not_at_all(tmp_path: pathlib.Path) -> None:
+def test_written_whole_or_not_at_all(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.json"
     records.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
         records.write_json(path, {"a": object()})
-    with pytest.raises(UnicodeEncodeError):
-        records.write_atomically(path, "half \udc00")
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(RunError, match=r"a\.json: cannot be written: Input/output error"):
+        records.write_json(path, {"a": 2})
     assert records.read_json(path) == {"a": 1}
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
 

@@ -71,7 +71,7 @@ def test_stopped_and_continued(
         f"error: {WORDS[signal.Signals(number)]}; --run-dir {folder} --resume auto continues it"
     )
     assert lines[-1] == advice
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == [str(step)]
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"{step}.msgpack"]
     state = setup.initial_state(setup.build(records.read_config(folder)))
     before = checkpoints.Checkpoints(folder / "checkpoints").restore(state)
     assert run(*command, "--resume", "auto") == 0

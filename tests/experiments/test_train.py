@@ -33,7 +33,7 @@ def test_it_learns(run: Callable[..., int], tiny: list[str], tmp_path: pathlib.P
     settings = "--distortion none --epochs 40 --learning-rate 0.02 --no-figures"
     assert run(*tiny, *settings.split(), "--run-dir", folder, "--checkpoint-every", 40) == 0
     assert json.loads((folder / "summary.json").read_text())["test_error"] <= 8
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["240"]
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["240.msgpack"]
 
 
 def test_another_seed_is_another_run(

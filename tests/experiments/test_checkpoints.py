@@ -1,0 +1,201 @@
+"""Checkpoints: what is read is what was written, or it is said that it is not."""
+
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from experiments import checkpoints, gallery
+from experiments.checkpoints import Checkpoints, Snapshot
+from experiments.records import RunError
+from stn_jax import training
+from tests.experiments.conftest import assert_same_end
+
+
+def state(step: int) -> training.TrainState:
+    start = training.init_state(jax.random.key(5), {"a": jnp.full(3, step)}, optax.adam(1.0))
+    return start._replace(step=jnp.int32(step))
+
+
+def snapshot(step: int) -> Snapshot:
+    values = {name: np.full(4, step, np.float32) for name in checkpoints.MEASURED}
+    return Snapshot(state(step), values, seconds=step / 10)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The folder of three checkpoints, of which two are kept: to be read, not written."""
+    folder = tmp_path_factory.mktemp("saved") / "checkpoints"
+    made = Checkpoints(folder)
+    for step in (1, 2, 3, 3):
+        made.save(snapshot(step))
+    return folder
+
+
+@pytest.fixture
+def copy(saved: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """The same, to be damaged."""
+    shutil.copytree(saved, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_the_newest_is_what_was_saved(saved: pathlib.Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == ["2.msgpack", "3.msgpack"]
+    found = Checkpoints(saved).restore(state(0))
+    expected = snapshot(3)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    assert jax.random.key_data(found.state.key).tolist() == [0, 5]
+    for one, two in zip(
+        jax.tree.leaves(found._replace(state=found.state[:3])),
+        jax.tree.leaves(expected._replace(state=expected.state[:3])),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_none_yet(tmp_path: pathlib.Path) -> None:
+    made = Checkpoints(tmp_path / "checkpoints")
+    assert made.steps == []
+    with pytest.raises(RunError, match="checkpoints: holds no checkpoint"):
+        made.restore(state(0))
+
+
+def flip(path: pathlib.Path, at: float = 0.5) -> None:
+    """Changes one bit, at a share of the file."""
+    data = bytearray(path.read_bytes())
+    data[int(at * len(data))] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: pathlib.Path, at: float) -> None:
+    path.write_bytes(path.read_bytes()[: int(at * path.stat().st_size)])
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(damage=st.sampled_from([flip, cut]), at=st.floats(0, 1, exclude_max=True))
+@example(damage=cut, at=0.0)  # to nothing
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    damage: Callable[[pathlib.Path, float], None],
+    at: float,
+    copy: pathlib.Path,
+    saved: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    damage(copy / "3.msgpack", at)
+    assert int(Checkpoints(copy).restore(state(0)).state.step) == 2
+    assert capsys.readouterr().err == (
+        f"warning: {copy}/3.msgpack: is damaged: its SHA-256 is not that of what was written; "
+        f"going back to {copy}/2.msgpack\n"
+    )
+    shutil.copy(saved / "3.msgpack", copy)
+    assert int(Checkpoints(copy).restore(state(0)).state.step) == 3
+
+
+def test_where_none_is_good_the_newest_is_named(copy: pathlib.Path) -> None:
+    flip(copy / "2.msgpack")
+    (copy / "3.msgpack").unlink()
+    (copy / "3.msgpack").mkdir()
+    with pytest.raises(RunError) as caught:
+        Checkpoints(copy).restore(state(0))
+    assert str(caught.value) == f"{copy}/3.msgpack: cannot be read: Is a directory"
+
+
+@pytest.mark.parametrize(
+    ("params", "optimizer"),
+    [
+        ({"b": jnp.zeros(3)}, optax.adam(1.0)),
+        ({"a": jnp.zeros(4)}, optax.adam(1.0)),
+        ({"a": jnp.zeros(3)}, optax.sgd(1.0)),
+        ({"a": jnp.zeros(3), "b": jnp.zeros(3)}, optax.adam(1.0)),
+    ],
+)
+def test_another_structure_is_named(
+    saved: pathlib.Path, params: dict, optimizer: optax.GradientTransformation
+) -> None:
+    other = training.init_state(jax.random.key(5), params, optimizer)
+    with pytest.raises(RunError, match=r"checkpoints/3.msgpack: is of another network or optimis"):
+        Checkpoints(saved).restore(other)
+
+
+def test_what_is_unfinished_or_foreign_is_not_read(copy: pathlib.Path) -> None:
+    for name in (".4.msgpack.123", "notes.msgpack"):
+        shutil.copy(copy / "3.msgpack", copy / name)
+    assert Checkpoints(copy).steps == [2, 3]
+    assert sorted(path.name for path in copy.iterdir()) == [
+        "2.msgpack",
+        "3.msgpack",
+        "notes.msgpack",
+    ]
+
+
+def test_they_keep_to_their_share_of_the_time(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(checkpoints, "SHARE", 0.01)
+    monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: now[0])
+
+    def slowly(*_: object) -> None:
+        now[0] += 2.0
+
+    monkeypatch.setattr(checkpoints, "write_atomically", slowly)
+    made = Checkpoints(tmp_path / "checkpoints")
+    assert made.due
+    made.save(snapshot(1))
+    for at, due in ((399.0, False), (401.0, True)):
+        now[0] = at
+        assert made.due == due
+    made.save(snapshot(2))
+    for at, due in ((599.0, False), (601.0, True)):
+        now[0] = at
+        assert made.due == due
+
+
+# In a run.
+
+
+def test_a_damaged_checkpoint_is_made_again(
+    unfinished: pathlib.Path,
+    finished: pathlib.Path,
+    run: Callable[..., int],
+    tiny: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = unfinished / "checkpoints"
+    flip(folder / "18.msgpack")
+    command = [*tiny, "--run-dir", unfinished, "--resume", "auto", "--no-figures"]
+    assert run(*command) == 0
+    shown = capsys.readouterr()
+    warnings = [line for line in shown.err.splitlines() if not line.startswith("epoch")]
+    assert warnings == [
+        f"warning: {folder}/18.msgpack: is damaged: its SHA-256 is not that of what was written; "
+        f"going back to {folder}/12.msgpack"
+    ]
+    assert "continuing after step 12\n" in shown.out
+    assert sorted(path.name for path in folder.iterdir()) == ["12.msgpack", "18.msgpack"]
+    assert_same_end(unfinished, finished)
+
+
+def test_where_no_checkpoint_is_good_a_run_says_so(
+    unfinished: pathlib.Path,
+    run: Callable[..., int],
+    tiny: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for path in (unfinished / "checkpoints").iterdir():
+        flip(path)
+    # As it is reached by --resume, and by what draws the pictures.
+    assert run(*tiny, "--run-dir", unfinished, "--resume", "auto") == 1
+    assert gallery.main([str(unfinished)]) == 1
+    line = (
+        f"error: {unfinished}/checkpoints/18.msgpack: is damaged: its SHA-256 is not that of what "
+        "was written"
+    )
+    assert capsys.readouterr().err.splitlines() == [line, line]

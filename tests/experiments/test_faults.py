@@ -1,0 +1,177 @@
+"""Whatever kills a run or refuses to be written, the run ends as if nothing had happened."""
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from experiments import train
+from tests.experiments.conftest import assert_same_end, environment_of
+
+ROOT = pathlib.Path(train.__file__).parent.parent
+
+# A training that waits for its arguments when all is imported.
+WAITING = """
+import json, sys
+from experiments import board, checkpoints, experiment, gallery, preparation, progress, train
+from experiments.datasets import arrays
+
+checkpoints.SHARE = float("inf")  # every epoch leaves a checkpoint
+train.STEPS_PER_DISPATCH = 4  # an epoch of 6 steps is two programs
+print("ready", flush=True)
+sys.exit(train.main(json.loads(sys.stdin.readline())))
+"""
+Start = Callable[[list[str], float], int]
+
+
+@pytest.fixture
+def start(compiled: pathlib.Path) -> Iterator[Start]:
+    """Runs a command and kills it after some seconds; its exit code, negative for a signal.
+
+    Its successors import meanwhile what they need, which takes longer than the training.
+    """
+    environment = os.environ | environment_of(compiled)
+    pipe = subprocess.PIPE
+
+    def waiting() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", WAITING]
+        pipes = {"stdin": pipe, "stdout": pipe, "stderr": pipe}
+        return processes.enter_context(
+            subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+        )
+
+    def run(arguments: list[str], seconds: float) -> int:
+        process = ahead.pop(0)
+        ahead.append(waiting())
+        assert process.stdout.readline() == "ready\n"
+        try:
+            process.communicate(json.dumps(arguments) + "\n", timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        return process.returncode
+
+    with contextlib.ExitStack() as processes:
+        ahead = [waiting(), waiting()]
+        yield run
+        for process in ahead:
+            process.kill()
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.faults)])
+def test_killed_at_random_moments(
+    kills: int, start: Start, reference: pathlib.Path, tiny: list[str], tmp_path: pathlib.Path
+) -> None:
+    def command(name: str) -> list[str]:
+        folder = str(tmp_path / name)
+        return [*tiny, "--run-dir", folder, "--no-figures", "--resume", "auto"]
+
+    began = time.monotonic()
+    assert start(command("alone"), 300) == 0
+    duration = time.monotonic() - began
+    assert_same_end(tmp_path / "alone", reference)
+    rng, killed, runs = random.Random(0), 0, 0
+    while killed < kills:
+        runs += 1
+        in_a_row = 0
+        while (code := start(command(str(runs)), rng.uniform(0, duration))) != 0:
+            assert code == -9
+            killed += 1
+            in_a_row += 1
+            if killed == kills or in_a_row == 9:
+                assert start(command(str(runs)), 300) == 0
+                break
+        assert_same_end(tmp_path / str(runs), reference)
+
+
+# A file system of its own, that can be full or only read.
+
+
+@pytest.fixture
+def mounted(tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, Callable[[str], None]]]:
+    """A small file system, and what changes its options."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+
+    def mount(options: str) -> None:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
+
+    try:
+        mount("size=1m")
+    except FileNotFoundError:
+        pytest.skip("a tmpfs cannot be mounted here: no mount command")
+    yield folder, lambda options: mount(f"remount,{options}")
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "where", "step"),
+    [
+        ("4k", "config.json", None),
+        ("16k", "metrics.jsonl", None),
+        ("200k", "checkpoints/12.msgpack", 6),
+        ("1m", "figures", 18),
+    ],
+)
+@pytest.mark.usefixtures("in_parts")
+def test_a_full_disk_is_named_and_the_checkpoint_before_is_kept(
+    size: str,
+    where: str,
+    step: int | None,
+    mounted: tuple[pathlib.Path, Callable[[str], None]],
+    reference: pathlib.Path,
+    run: Callable[..., int],
+    tiny: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small, remount = mounted
+    remount(f"size={size}")
+    if where == "figures":
+        provenance = train.provenance
+
+        def filling() -> dict[str, Any]:
+            with contextlib.suppress(OSError), (small / "filler").open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            return provenance()
+
+        monkeypatch.setattr(train, "provenance", filling)  # what is called before the drawing
+    command = [*tiny, "--run-dir", small / "run"]
+    assert run(*command) == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("epoch")]
+    assert line == f"error: {small}/run/{where}: cannot be written: No space left on device"
+    assert not (small / "run" / "summary.json").exists()
+    remount("size=9m")
+    assert run(*command, "--resume", "auto", "--no-figures") == 0
+    continued = capsys.readouterr().out
+    assert (f"continuing after step {step}\n" in continued) == (step is not None)
+    assert_same_end(small / "run", reference)
+
+
+def test_a_folder_that_can_only_be_read(
+    mounted: tuple[pathlib.Path, Callable[[str], None]],
+    run: Callable[..., int],
+    tiny: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small, remount = mounted
+    (small / "empty").mkdir()
+    (small / "held").mkdir()
+    (small / "held" / "lock").write_text("")
+    remount("ro")
+    for name in ("new", "empty", "held"):
+        assert run(*tiny, "--run-dir", small / name) == 1
+        line = f"error: {small}/{name}: cannot be used as a run folder: Read-only file system\n"
+        assert capsys.readouterr().err == line
