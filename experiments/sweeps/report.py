@@ -59,7 +59,7 @@ def make(wanted: Report) -> None:
         _print(_rows(definition, trials), definition, trials, best)
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, page(name, study, definition, trials, best))
+        write_atomically(out, page(name, study, definition, trials, best).encode())
     print(f"plots in {out}")
 
 
