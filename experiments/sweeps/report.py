@@ -59,7 +59,7 @@ def make(wanted: Report) -> None:
         _print(_rows(definition, trials), definition, trials, best)
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, page(name, study, definition, trials, best))
+        write_atomically(out, page(name, study, definition, trials, best).encode())
     print(f"plots in {out}")
 
 
@@ -174,7 +174,7 @@ def page(
     best: Best | None,
 ) -> str:
     """The page, whole: plotly's code is in it."""
-    template = string.Template(TEMPLATE.read_text())
+    template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(
         title=html.escape(f"Sweep {name}"),
         summary=html.escape(summary(trials)),
