@@ -174,7 +174,7 @@ def page(
     best: Best | None,
 ) -> str:
     """The page, whole: plotly's code is in it."""
-    template = string.Template(TEMPLATE.read_text())
+    template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(
         title=html.escape(f"Sweep {name}"),
         summary=html.escape(summary(trials)),

@@ -16,7 +16,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 
 from experiments.config import ConfigError
-from experiments.records import RunError
+from experiments.records import RunError, writing
 
 DATABASE, LOCK = "sweep.db", "sweep.lock"
 ONLY_STUDY = "sweep"  # the name of the study in a file of its own
@@ -119,8 +119,10 @@ def connect(place: Place, heartbeat: int, create: bool) -> tuple[RDBStorage, Mut
 @contextlib.contextmanager
 def _file_lock(path: pathlib.Path) -> Iterator[None]:
     """Holds a file; the system lets go of it when the process ends, however it ends."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            file = stack.enter_context(path.open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

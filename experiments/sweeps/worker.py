@@ -166,7 +166,7 @@ class Worker:
         """Lets others run at once what this worker holds; from any thread."""
         if self._joined is None:
             return
-        with contextlib.suppress(*STORAGE_ERRORS):  # others will miss the signs of life
+        with contextlib.suppress(*STORAGE_ERRORS, RunError):  # others will miss its signs of life
             if count := self._joined.give_back():
                 print(f"given back, to be run again: {count} trials", flush=True)
 

@@ -170,6 +170,7 @@ def test_what_cannot_be_does_not_count(place: Place) -> None:
     with worker(place) as study:
         taken = study.take(9, draw_every_other)
         assert [trial.number for trial, _ in taken] == [1, 3, 5, 7]
+        assert not study.is_done()
     impossible = trials(place)[::2]
     assert {trial.state for trial in impossible} == {TrialState.PRUNED}
     assert impossible[0].user_attrs["outcome"]["reason"] == "--pool is even"

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shlex
+import shutil
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from experiments import config as configuration
 from experiments import sweep
 from experiments.config import Config, ConfigError
-from experiments.sweeps.storages import DATABASE, Place, load
+from experiments.sweeps.storages import DATABASE, LOCK, Place, load
 from tests.experiments.sweeps import fake
 from tests.experiments.sweeps.conftest import BASE
 
@@ -37,7 +38,7 @@ def test_a_sweep_ends_with_the_best_as_a_command(
     assert search("--trials", 12, "--seeds", 3, "--seed", 5, *transforms) == 0
     found = trials(folder)
     complete = [trial for trial in found if trial.state == TrialState.COMPLETE]
-    assert len(found) == 12
+    assert len({trial.params["learning_rate"] for trial in found}) == len(found) == 12
     record = best(folder)
     assert record["validation_error"] == min(trial.value for trial in complete)
     assert record["validation_error"] == statistics.fmean(record["validation_errors"])
@@ -52,9 +53,9 @@ def test_a_sweep_ends_with_the_best_as_a_command(
     assert configuration.parse(arguments, "train")[1] == config
     stored = json.loads((folder / "space.json").read_text())
     assert stored["space"] == {
-        "transform": "affine,rotation",
         "learning_rate": "log:0.0001..1.0",
-    } or list(stored["space"]) == ["learning_rate", "transform"]
+        "transform": "affine,rotation",
+    }
     assert configuration.from_dict(json.loads((folder / "config.json").read_text()))
 
 
@@ -205,6 +206,23 @@ def test_a_damaged_study_is_named(
     error = capsys.readouterr().err
     assert error.startswith(f"error: {folder / DATABASE}: cannot be used: ")
     assert error.count("\n") == 1
+
+
+def test_a_folder_that_is_gone_is_named(
+    search: Search,
+    folder: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def train(configs: Sequence[Config], **options: Any) -> list[fake.Result]:
+        found = fake.train(configs, **options)
+        shutil.rmtree(folder)
+        return found
+
+    monkeypatch.setattr(sweep, "_trainer", lambda run: train)
+    assert search("--trials", 1) == 1
+    error = capsys.readouterr().err
+    assert error == f"error: {folder / LOCK}: cannot be written: No such file or directory\n"
 
 
 def test_a_storage_that_is_not_there_is_named(
