@@ -18,8 +18,8 @@ demo: $(INSTALLED)  ## Train a spatial transformer on embedded digits and draw w
 test: $(INSTALLED)  ## The default test suite.
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
-# What an older JAX could break: the values, the derivatives, batching and sharding, the modules. How
-# arguments are refused and what holds of one version's values holds of the other's.
+# What an older JAX could break: values, derivatives, batching, sharding, modules. Not how arguments
+# are refused, nor every size and type of image, which do not depend on it.
 OLDEST := tests/transforms tests/nn tests/test_training.py tests/test_warping.py tests/test_api.py \
   tests/test_architecture.py $(patsubst %,tests/sampling/test_%.py,onnx_vectors against_oracle \
   identity extreme gradients transformations compiled)
