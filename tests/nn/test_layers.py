@@ -12,6 +12,7 @@ import pytest
 
 from stn_jax.nn import layers
 from stn_jax.nn.layers import Conv, avg_pool, conv2d, max_pool
+from tests.nn.initial import init
 
 # (image, kernel size, features, padding): layers of the tutorial's network and of the paper's, even
 # kernels, widths out that no span divides (29 and 37), a kernel as large as the image, a pixel
@@ -37,12 +38,6 @@ POOLS = [
 
 def normal(shape: tuple[int, ...], seed: int = 0, dtype=jnp.float32) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
-
-
-def init(module: nn.Module, image: jax.Array) -> dict:
-    """Its parameters, without optimisations: programs for random numbers are large."""
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(module.init, compiler_options=options)(jax.random.key(1), image)
 
 
 def both(size, features, **options):

@@ -32,6 +32,7 @@ from stn_jax.nn import (
     TutorialLocalisationNetwork,
     is_localisation,
 )
+from tests.nn.initial import init
 
 KEY = jax.random.key(0)
 IMAGES = jax.random.normal(KEY, (3, 28, 28, 1))
@@ -39,11 +40,6 @@ IMAGES = jax.random.normal(KEY, (3, 28, 28, 1))
 
 def transformer(transform: transforms.Transform = transforms.affine, **options) -> nn.Module:
     return SpatialTransformer(FCNLocalisationNetwork((8,)), transform, **options)
-
-
-def init(module: nn.Module, images: jax.Array = IMAGES, key: jax.Array = KEY) -> dict[str, Any]:
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(module.init, compiler_options=options)(key, images)
 
 
 def at_start(module: nn.Module, images: jax.Array = IMAGES, **options: Any) -> Any:
@@ -78,7 +74,7 @@ def test_every_parameter_of_the_regression_learns_from_the_start() -> None:
     def gradients_of(params: dict) -> jax.Array:
         return jnp.sum((module.apply({"params": params}, IMAGES) - target) ** 2)
 
-    gradients = gradients_of(init(module)["params"])
+    gradients = gradients_of(init(module, IMAGES)["params"])
     regression = gradients["localisation_regression"]
     assert np.abs(regression["bias"]).min() > 0
     assert np.abs(regression["kernel"]).max() > 0
@@ -228,9 +224,9 @@ def test_bfloat16_networks_keep_float32_parameters_and_logits() -> None:
 def test_a_population_is_a_vmap() -> None:
     network = SpatialTransformerNetwork((transformer(), CNN(features=(4, 4))))
     keys = jax.random.split(KEY, 3)
-    members = jax.vmap(lambda key: init(network, key=key))(keys)
+    members = jax.vmap(lambda key: init(network, IMAGES, key))(keys)
     logits, _ = jax.jit(jax.vmap(network.apply, in_axes=(0, None)))(members, IMAGES)
-    alone, _ = jax.jit(network.apply)(init(network, key=keys[1]), IMAGES)
+    alone, _ = jax.jit(network.apply)(init(network, IMAGES, keys[1]), IMAGES)
     np.testing.assert_allclose(logits[1], alone, atol=1e-5)
 
 
