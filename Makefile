@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(call find-python,3.13) $(call find-python,3.12) python3)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test test-oldest lint format clean
+.PHONY: demo test test-oldest test-faults lint format clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)  ## Train a spatial transformer on embedded digits and draw what it learned.
@@ -20,6 +20,11 @@ test: $(INSTALLED)  ## The default test suite.
 test-oldest:  ## The library's tests on Python 3.11 and the JAX that it stops at.
 	$(MAKE) VENV=.venv-oldest PYTHON=$(call find-python,3.11) test \
 	  PYTEST_ARGS="tests --ignore tests/experiments"
+
+test-faults: $(INSTALLED)  ## A hundred kills, and thousands of files and flags that are nonsense.
+	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile faults $(PYTEST_ARGS) tests/experiments \
+	  -k "any_command_line or any_bytes or damaged_file or damaged_gzip or damaged_checkpoint_falls"
 
 lint: $(INSTALLED)  ## Style and types.
 	$(BIN)/ruff check .

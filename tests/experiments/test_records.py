@@ -301,7 +301,8 @@ def test_an_epoch_whose_validation_is_not_finite_is_not_recorded(
     assert run(*tiny, "--run-dir", folder, "--no-figures") == 1
     assert failure(capsys) == (
         "training diverged in epoch 2: the validation loss is inf; lower --learning-rate or set "
-        f"--clip-norm, in another --run-dir; the last good checkpoint is {folder}/checkpoints/6.msgpack"
+        "--clip-norm, in another --run-dir; the last good checkpoint is "
+        f"{folder}/checkpoints/6.msgpack"
     )
     assert [record["epoch"] for record in lines(folder / "metrics.jsonl")] == [1]
 
