@@ -8,7 +8,7 @@ PYTHON ?= $(firstword $(call find-python,3.13) $(call find-python,3.12) python3)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test test-postgres test-oldest lint format clean
+.PHONY: demo test test-postgres test-faults test-oldest lint format clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)  ## Train a spatial transformer on embedded digits and draw what it learned.
@@ -31,6 +31,11 @@ OLDEST := tests/transforms tests/nn tests/test_training.py tests/test_population
 test-oldest:  ## The library's main tests on Python 3.11 and the JAX that it stops at.
 	$(MAKE) VENV=.venv-oldest PYTHON=$(call find-python,3.11) test \
 	  PYTEST_ARGS="$(OLDEST) -k 'not test_every_size'"
+
+test-faults: $(INSTALLED)  ## A hundred kills, and thousands of files and flags that are nonsense.
+	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile faults $(PYTEST_ARGS) tests/experiments \
+	  -k "any_command_line or any_bytes or damaged_file or damaged_gzip or damaged_checkpoint_falls"
 
 lint: $(INSTALLED)  ## Style and types.
 	$(BIN)/ruff check .

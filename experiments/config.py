@@ -151,7 +151,7 @@ class Run:
     resume: Literal["never", "auto", "must"] = "never"
     """auto continues a run that --run-dir holds, or starts one; must demands one."""
     checkpoint_every: int = 1
-    """Epochs from checkpoint to checkpoint."""
+    """Epochs from checkpoint to checkpoint; more where these would take over 1 % of the time."""
     figures: bool = True
     """Draw pictures at the end."""
     mesh: OptionalStr = None

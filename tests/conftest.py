@@ -12,9 +12,12 @@ import tests.annotations
 # Before anything imports the package: every annotated shape is checked in every test.
 install_import_hook("stn_jax", f"{tests.annotations.__name__}.check")
 
+import hypothesis
 import jax
 import jaxtyping
 import pytest
+
+hypothesis.settings.register_profile("faults", max_examples=2000)  # see `make test-faults`
 
 # Two devices, so that sharding can be tested; all else runs on the first.
 jax.config.update("jax_num_cpu_devices", 2)

@@ -80,6 +80,16 @@ def test_only_nn_imports_flax_and_the_core_is_pure(name: str) -> None:
         assert roots.isdisjoint({"jax", "flax", "stn_jax"})
 
 
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_no_pickle_is_loaded(name: str) -> None:
+    path = modules()[name]
+    roots = {imported.split(".")[0] for imported in imports(path)}
+    assert roots.isdisjoint({"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"})
+    for call in ast.walk(ast.parse(path.read_text())):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("np.load", "numpy.load"):
+            assert "allow_pickle=False" in ast.unparse(call)
+
+
 def run_python(code: str) -> str:
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True

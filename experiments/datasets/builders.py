@@ -33,6 +33,13 @@ from experiments.datasets.dataset import DatasetError, Split, one_line
 _PROBE_TIMEOUT_S = 10
 
 
+class _Info(tfds.core.DatasetInfo):
+    """What tensorflow-datasets knows of a data set; nobody has put more about these anywhere."""
+
+    def initialize_from_bucket(self) -> None:
+        """Looks nowhere: the original makes a folder in /tmp for what it finds, and leaves it."""
+
+
 class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Prepares a data set of idx files, in their order."""
 
@@ -50,7 +57,7 @@ class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             features=tfds.features.FeaturesDict(
                 {

@@ -41,6 +41,7 @@ def keeping_compiled(folder: pathlib.Path) -> Iterator[None]:
 def environment_of(folder: pathlib.Path) -> dict[str, str]:
     """What makes another process keep its compiled programs there."""
     settings = COMPILATION | {"jax_compilation_cache_dir": str(folder)}
+    settings |= {"jax_num_cpu_devices": 2}  # as here: programs for other devices are others
     return {name.upper(): str(value) for name, value in settings.items()}
 
 

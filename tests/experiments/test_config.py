@@ -371,7 +371,9 @@ LINES = st.lists(
 
 @pytest.mark.usefixtures("untrained")
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=settings().max_examples * 3 // 5,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(preset=st.one_of(st.sampled_from(list(PRESETS)), TEXT), lines=LINES, flat=st.booleans())
 def test_any_command_line_is_answered(preset: str, lines: list[list[str]], flat: bool) -> None:

@@ -1,6 +1,7 @@
 """A user's own .npz file."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,24 @@ def test_wrong_array_is_named(path, key, value, message):
     assert text.startswith(str(path))
     assert key in text
     assert "\n" not in text
+
+
+class Touching:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("key", list(GOOD))
+def test_what_is_pickled_is_not_run(path, tmp_path, key):
+    path.write_bytes(npz(**{key: np.array([Touching(tmp_path / "touched")], object)}))
+    with pytest.raises(DatasetError, match=f"the array {key} cannot be read.*pickled"):
+        load("npz", data_file=path)
+    assert not (tmp_path / "touched").exists()
 
 
 def test_file_that_is_no_npz(path, tmp_path):

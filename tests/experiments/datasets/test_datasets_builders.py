@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from pathlib import Path
@@ -92,13 +93,16 @@ def assert_is_tiny(splits) -> None:
         assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
 
 
-def test_originals_keep_their_order_and_are_only_read(cache, data, capsys):
+def test_originals_keep_their_order_and_are_only_read(cache, data, capsys, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
     assert_is_tiny(builders.read("tiny", Tiny, data))
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
     assert capsys.readouterr().out == ""
     assert_is_tiny(builders.read("tiny", Tiny, data))
     assert_is_tiny(builders.read("tiny", Tiny, None))
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 @pytest.mark.parametrize("name", NAMES)
