@@ -29,7 +29,8 @@ from experiments.sweeps.storages import ONLY_STUDY, Place, load
 TEMPLATE = pathlib.Path(__file__).with_name("page.html")
 SHOWN = 30  # rows on the terminal
 WIDTH = 110  # of the table where the output is no terminal
-ENOUGH_TO_COMPARE = 5  # trials, before the importance of settings means anything
+# Trials, before the importance of settings can be computed, and before it means much.
+ENOUGH_TO_COMPARE, ENOUGH_TO_RELY_ON = 5, 30
 ERROR = "validation error, %"
 BLUE, GREY, RED = "#08519c", "#b8c2cc", "#e6550d"
 DARK_TO_LIGHT = [[0, "#08306b"], [1, "#9ecae1"]]  # light lines must still be seen
@@ -215,7 +216,9 @@ def _sections(
     )
     yield '<div class="pair">'
     yield _section(
-        "Optimisation history", "Trials trained whole, and the best so far.", _progress(study)
+        "Optimisation history",
+        "Trials trained whole, and the best so far.",
+        _progress(study, complete),
     )
     yield _section("Learning curves", "Grey: stopped early.", _curves(trials))
     yield "</div>"
@@ -223,7 +226,8 @@ def _sections(
         figure = visualization.plot_param_importances(study)
         yield _section(
             "Importance of settings",
-            f"What separates the best from the rest (PED-ANOVA, {len(complete)} trials).",
+            f"What separates the best from the rest (PED-ANOVA of {len(complete)} trials"
+            f"{'' if len(complete) >= ENOUGH_TO_RELY_ON else ', too few to rely on'}).",
             _plain(figure).update_traces(marker_color=BLUE).update_xaxes(title="importance"),
             120 + 40 * len(complete[0].params),
         )
@@ -256,7 +260,7 @@ def _parallel(definition: Definition, complete: Sequence[FrozenTrial]) -> go.Fig
         line={"color": errors, "colorscale": DARK_TO_LIGHT},
         labelfont={"size": 13},
     )
-    return _plain(go.Figure(lines)).update_layout(margin={"l": 90, "r": 60, "t": 60, "b": 30})
+    return _plain(go.Figure(lines)).update_layout(margin={"l": 130, "r": 60, "t": 60, "b": 30})
 
 
 def _axis(name: str, dimension: Dimension, complete: Sequence[FrozenTrial]) -> dict[str, Any]:
@@ -287,11 +291,11 @@ def _axis(name: str, dimension: Dimension, complete: Sequence[FrozenTrial]) -> d
     }
 
 
-def _progress(study: optuna.Study) -> go.Figure:
+def _progress(study: optuna.Study, complete: Sequence[FrozenTrial]) -> go.Figure:
     figure = _plain(visualization.plot_optimization_history(study, target_name=ERROR))
     figure.update_traces(marker_color=BLUE, selector={"mode": "markers"})
     figure.update_traces(line_color=RED, selector={"name": "Best Value"}, name="best so far")
-    return figure.update_yaxes(title=ERROR)
+    return figure.update_yaxes(_error_axis([trial.value or 0.0 for trial in complete]))
 
 
 def _curves(trials: Sequence[FrozenTrial]) -> go.Figure:
@@ -311,8 +315,15 @@ def _curves(trials: Sequence[FrozenTrial]) -> go.Figure:
             )
         )
     figure = _plain(go.Figure(traces)).update_layout(showlegend=False)
-    figure.update_xaxes(title="epoch")
-    return figure.update_yaxes(title=ERROR, type="log", tickvals=ERROR_TICKS)
+    errors = [error for trial in trials for error in trial.intermediate_values.values()]
+    return figure.update_xaxes(title="epoch").update_yaxes(_error_axis(errors))
+
+
+def _error_axis(errors: Sequence[float]) -> dict[str, Any]:
+    """An axis of errors, logarithmic where none is zero."""
+    if not errors or min(errors) <= 0:
+        return {"title": ERROR}
+    return {"title": ERROR, "type": "log", "tickvals": ERROR_TICKS}
 
 
 def _table(rows: Sequence[Row], definition: Definition, best: Best | None) -> str:

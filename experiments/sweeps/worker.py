@@ -28,7 +28,7 @@ if typing.TYPE_CHECKING:
     from experiments.population import OnEpoch, Record, Result
 
 DEFAULT_TRIALS = 32
-STARTUP_TRIALS = 5  # that are trained whole before any is compared with them
+STARTUP_TRIALS = 8  # that are trained whole before any is compared with them
 
 How = Literal["auto", "vmap", "loop"]
 
@@ -86,7 +86,7 @@ def _sampler(name: str, seed: int, number: int) -> optuna.samplers.BaseSampler:
 
 def _pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
     if name == "median":
-        return optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=epochs // 10)
+        return optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=epochs // 5)
     if name == "hyperband":
         return optuna.pruners.HyperbandPruner(max(1, epochs // 27), epochs)
     return optuna.pruners.NopPruner()
