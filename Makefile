@@ -8,18 +8,29 @@ PYTHON ?= $(firstword $(call find-python,3.13) $(call find-python,3.12) python3)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test test-oldest test-faults lint format clean
+.PHONY: demo test test-postgres test-faults test-oldest lint format clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)  ## Train a spatial transformer on embedded digits and draw what it learned.
 	$(BIN)/python -m experiments.train demo
 
+# Neighbouring tests share what is compiled, so that each worker starts with a half of its own.
 test: $(INSTALLED)  ## The default test suite.
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
-test-oldest:  ## The library's tests on Python 3.11 and the JAX that it stops at.
+test-postgres: $(INSTALLED)  ## The sweep on a PostgreSQL server that the tests start.
+	$(BIN)/python -m pytest -m postgres $(PYTEST_ARGS)
+
+# What an older JAX could break: values, derivatives, batching, sharding, modules. Not how arguments
+# are refused, nor every size and type of image, which do not depend on it.
+OLDEST := tests/transforms tests/nn tests/test_training.py tests/test_population.py \
+  tests/test_warping.py tests/test_api.py tests/test_architecture.py \
+  $(patsubst %,tests/sampling/test_%.py,onnx_vectors against_oracle identity extreme gradients \
+  transformations compiled)
+
+test-oldest:  ## The library's main tests on Python 3.11 and the JAX that it stops at.
 	$(MAKE) VENV=.venv-oldest PYTHON=$(call find-python,3.11) test \
-	  PYTEST_ARGS="tests --ignore tests/experiments"
+	  PYTEST_ARGS="$(OLDEST) -k 'not test_every_size'"
 
 test-faults: $(INSTALLED)  ## A hundred kills, and thousands of files and flags that are nonsense.
 	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS)
@@ -41,5 +52,5 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet \
-	  --constraint constraints.txt --editable '.[experiments,test,dev]'
+	  --constraint constraints.txt --editable '.[experiments,sweep,test,dev]'
 	@touch $@

@@ -179,6 +179,9 @@ class Config:
     run: Run = Run()
 
 
+C = typing.TypeVar("C", bound=Config)
+
+
 class Preset(typing.NamedTuple):
     """A configuration to start from, and a line for `--help`."""
 
@@ -441,16 +444,22 @@ def _check_meant(config: Config, preset: Config) -> None:
     given, defaults = _settings(config), _settings(preset)
     for name, (other, values) in MEANT_FOR.items():
         _demand(
-            given[name] == defaults[name] or given[other] in values,
+            given[name] == defaults[name] or is_meant(config, name),
             flag(name),
             given[name],
             f"left out with {flag(other)} {given[other]}, being meant for {', '.join(values)}",
         )
 
 
+def is_meant(config: Config, name: str) -> bool:
+    """Whether a setting means something beside the others."""
+    other, values = MEANT_FOR.get(name, (name, None))
+    return values is None or _settings(config)[other] in values
+
+
 def _settings(config: Config) -> dict[str, Any]:
     """Every setting by its name, which is of one group only."""
-    return {name: value for group in to_dict(config).values() for name, value in group.items()}
+    return {name: value for group in vars(config).values() for name, value in vars(group).items()}
 
 
 def _check_preset_first(arguments: list[str]) -> None:
@@ -490,6 +499,20 @@ def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
     return config
 
 
+def replace(config: C, settings: Mapping[str, Any]) -> C:
+    """The configuration with other values of some settings, each given by its name."""
+    groups = dict(vars(config))
+    for name, value in settings.items():
+        home = next(group for group, values in groups.items() if hasattr(values, name))
+        groups[home] = dataclasses.replace(groups[home], **{name: value})
+    return dataclasses.replace(config, **groups)
+
+
+def setting(config: Config, name: str) -> Any:
+    """The value of a setting, given by its name."""
+    return _settings(config)[name]
+
+
 def differences(a: Config, b: Config) -> list[str]:
     """The flags that differ, but for those that say where data lie and how a run is written."""
     left, right = to_dict(a), to_dict(b)
@@ -501,8 +524,13 @@ def differences(a: Config, b: Config) -> list[str]:
     ]
 
 
-def parse(arguments: list[str], program: str) -> tuple[str, Config]:
+def parse(arguments: list[str], program: str, kind: type[C] = Config) -> tuple[str, C]:
     """Reads `[PRESET] [flags]`: the preset's name and the configuration.
+
+    Args:
+        arguments: what stands after the program.
+        program: how it is called.
+        kind: `Config`, or one with more groups of flags, which have defaults.
 
     Raises:
         ConfigError: on settings that make no sense, or that would do nothing.
@@ -514,16 +542,35 @@ def parse(arguments: list[str], program: str) -> tuple[str, Config]:
         raise ConfigError(f"PRESET must be one of {', '.join(PRESETS)}; got {name}")
     _check_preset_first(given)
     listing = "\n\n".join(f"{key}: {preset.summary}." for key, preset in PRESETS.items())
+    preset = PRESETS[name].config
     config = tyro.cli(
-        tyro.conf.OmitArgPrefixes[Config],
+        tyro.conf.OmitArgPrefixes[kind],
         prog=f"{program} {name}",
         description=(
-            f"{Config.__doc__}\n\nUsage: {program} [PRESET] [flags]. Presets (demo, if none is "
+            f"{kind.__doc__}\n\nUsage: {program} [PRESET] [flags]. Presets (demo, if none is "
             f"named):\n\n{listing}\n\nThe defaults below are those of {name}."
         ),
         args=arguments,
-        default=PRESETS[name].config,
+        default=kind(preset.data, preset.model, preset.optimisation, preset.run),
     )
     check(config)
-    _check_meant(config, PRESETS[name].config)
+    _check_meant(config, preset)
     return name, config
+
+
+def to_arguments(preset: str, config: Config) -> list[str]:
+    """`[PRESET] [flags]` from which `parse` makes this configuration, but for where it is written.
+
+    A setting that means nothing beside the others is left at the preset's.
+    """
+    defaults, arguments = PRESETS[preset].config, [preset]
+    for group in (config.data, config.model, config.optimisation):
+        for name, value in vars(group).items():
+            if value == _settings(defaults)[name] or not is_meant(config, name):
+                continue
+            if isinstance(value, bool):
+                arguments.append(flag(name) if value else flag(f"no_{name}"))
+            else:
+                values = value if isinstance(value, tuple) else (value,)
+                arguments += [flag(name), *map(str, values)]
+    return arguments

@@ -25,10 +25,14 @@ def programs(configs: Sequence[Config]) -> list[list[int]]:
     """The indices of the configurations that one program can train, in order."""
     found: dict[Config, list[int]] = {}
     for index, config in enumerate(configs):
-        shape = with_numbers(config, dict.fromkeys(numbers(config), 0))
-        shape = dataclasses.replace(shape, run=Config().run)
-        found.setdefault(shape, []).append(index)
+        found.setdefault(shape(config), []).append(index)
     return list(found.values())
+
+
+def shape(config: Config) -> Config:
+    """What a program is compiled for: the configuration, but for its numbers and its folder."""
+    bare = with_numbers(config, dict.fromkeys(numbers(config), 1))
+    return Config(bare.data, bare.model, bare.optimisation)
 
 
 def numbers(config: Config) -> dict[str, Any]:

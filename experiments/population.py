@@ -1,6 +1,7 @@
 """Trains many configurations in one program: what `experiments.sweep` is made of."""
 
 import functools
+import math
 import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from experiments.experiment import Experiment
 from experiments.train import EVALUATION_BATCH, STEPS_PER_DISPATCH
 from stn_jax import population, training
 from stn_jax.population import How, Trainable
-from stn_jax.training import TrainState
+from stn_jax.training import Batch, TrainState
 
 Record = Mapping[str, float]
 # (epoch, what each member came to in it, None for those stopped before) -> which of them go on.
@@ -75,13 +76,12 @@ def train(
         ConfigError: if settings do not fit the data.
     """
     started, count = time.perf_counter(), len(configs)
-    base = setup.build(configs[0])
-    # Where members do not fill the mesh, the last is repeated, and never active.
+    base, programs, data, validation = _compiled(members.shape(configs[0]), how, mesh)
+    # To a power of two on each device, so that populations of about a size share programs: the last
+    # is repeated, and never active.
     rows = 1 if mesh is None else mesh.shape[population.MEMBER]
-    configs = [*configs, *[configs[-1]] * (-count % rows)]
-    programs = _compile(base, how, mesh)
-    data = devices.replicate(preparation.as_batch(base.dataset.train), mesh)
-    validation = devices.replicate(preparation.as_batch(base.dataset.validation), mesh)
+    filled = rows * 2 ** math.ceil(math.log2(max(count / rows, 1)))
+    configs = [*configs, *[configs[-1]] * (filled - count)]
     hyper = _stack(configs)
     states = programs.init(hyper)
     active = np.arange(len(configs)) < count
@@ -117,6 +117,24 @@ class _Programs(NamedTuple):
     orders: Callable[..., Any]
     steps: Callable[..., Any]
     evaluate: Callable[..., Any]
+
+
+class _Compiled(NamedTuple):
+    base: Experiment
+    programs: _Programs
+    data: Batch
+    validation: Batch
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(shape: Config, how: How | None, mesh: Mesh | None) -> _Compiled:
+    """What populations of one shape share: a sweep trains one after another."""
+    base = setup.build(shape)
+    data, validation = devices.replicate(
+        (preparation.as_batch(base.dataset.train), preparation.as_batch(base.dataset.validation)),
+        mesh,
+    )
+    return _Compiled(base, _compile(base, how, mesh), data, validation)
 
 
 def _compile(base: Experiment, how: How | None, mesh: Mesh | None) -> _Programs:

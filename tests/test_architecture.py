@@ -75,9 +75,8 @@ def test_only_nn_imports_flax_and_the_core_is_pure(name: str) -> None:
         assert roots.isdisjoint({"os", "pathlib", "time", "random", "logging", "argparse", "tyro"})
         if not within(name, "stn_jax.nn"):
             assert "flax" not in roots
-    if name in ("experiments.config", "experiments.figures") or within(
-        name, "experiments.datasets"
-    ):
+    no_jax = ("config", "figures", "datasets", "sweeps")
+    if any(within(name, f"experiments.{each}") for each in no_jax):
         assert roots.isdisjoint({"jax", "flax", "stn_jax"})
 
 

@@ -13,6 +13,7 @@ from stn_jax import distortions, transforms
 SHAPE = (28, 28)
 KEYS = jax.random.split(jax.random.key(0), 500)
 BLOB = jnp.zeros((*SHAPE, 1)).at[9:19, 9:19].set(1.0)
+PLACED = jax.jit(functools.partial(distortions.t, canvas=(60, 60)))
 SIMPLE = {
     "r": (distortions.r, SHAPE),
     "rts": (distortions.rts, (42, 42)),
@@ -27,7 +28,7 @@ def test_pure_batched_and_of_the_canvas_size(name: str) -> None:
     distort, canvas = SIMPLE[name]
     batch = jax.jit(jax.vmap(distort, in_axes=(0, None)))(KEYS[:4], BLOB)
     assert batch.shape == (4, *canvas, 1)
-    np.testing.assert_allclose(batch[1], distort(KEYS[1], BLOB), atol=1e-5)
+    np.testing.assert_allclose(batch[1], jax.jit(distort)(KEYS[1], BLOB), atol=1e-5)
     assert not np.array_equal(batch[0], batch[1])
     assert float(batch.min()) >= 0
     assert float(batch.max()) <= 1 + 1e-6
@@ -73,7 +74,7 @@ def test_r_is_rigid_where_the_image_is_not_square() -> None:
 
 def test_p_moves_corners_by_sigma() -> None:
     draw = functools.partial(distortions.draw_p, scale=(0.8, 0.8), sigma_px=2.0)
-    thetas = jax.vmap(lambda key: draw(key, SHAPE))(KEYS)
+    thetas = jax.jit(jax.vmap(lambda key: draw(key, SHAPE)))(KEYS)
     square = jnp.asarray([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
     corners = jax.vmap(transforms.projective.warp, in_axes=(0, None))(thetas, square)
     moved = (np.asarray(corners) - square / 0.8) * 14
@@ -83,18 +84,19 @@ def test_p_moves_corners_by_sigma() -> None:
 
 def test_e_moves_control_points_by_sigma() -> None:
     draw = functools.partial(distortions.draw_e, scale=(0.8, 0.8), sigma_px=1.5)
-    thetas = jax.vmap(lambda key: draw(key, SHAPE))(KEYS)
+    thetas = jax.jit(jax.vmap(lambda key: draw(key, SHAPE)))(KEYS)
     controls = jnp.stack(
         [g.ravel() for g in jnp.meshgrid(jnp.linspace(-1, 1, 4), jnp.linspace(-1, 1, 4))], -1
     )
     spline = transforms.thin_plate_spline((4, 4))
-    warped = jax.vmap(spline.warp, in_axes=(0, None))(thetas, controls)
+    warped = jax.jit(jax.vmap(spline.warp, in_axes=(0, None)))(thetas, controls)
     moved = (np.asarray(warped) * 0.8 - controls) * 14
     assert abs(moved.std() - 1.5) < 0.05
 
 
 def test_t_keeps_the_image_whole_and_reaches_the_edges() -> None:
-    images = jax.vmap(distortions.t, in_axes=(0, None))(KEYS[:100], jnp.ones((*SHAPE, 1)))
+    distort = jax.jit(jax.vmap(distortions.t, in_axes=(0, None)))
+    images = distort(KEYS[:100], jnp.ones((*SHAPE, 1)))
     np.testing.assert_allclose(images.sum(axis=(1, 2, 3)), 28 * 28, rtol=1e-4)
     assert float(images[:, :2].max()) > 0
     assert float(images[:, -2:].max()) > 0
@@ -103,8 +105,8 @@ def test_t_keeps_the_image_whole_and_reaches_the_edges() -> None:
 def test_tc_adds_crops_of_the_others() -> None:
     others = jnp.full((6, *SHAPE, 1), 0.5)
     image = jnp.zeros((*SHAPE, 1)).at[5:20, 5:20].set(1.0)
-    cluttered = distortions.tc(KEYS[0], image, others)
-    placed = distortions.t(distortions.image_key(KEYS[0]), image, canvas=(60, 60))
+    cluttered = jax.jit(distortions.tc)(KEYS[0], image, others)
+    placed = PLACED(distortions.image_key(KEYS[0]), image)
     assert cluttered.shape == (60, 60, 1)
     np.testing.assert_array_equal(cluttered, jnp.maximum(cluttered, placed))
     added = np.asarray(cluttered != placed)
@@ -115,8 +117,8 @@ def test_tc_adds_crops_of_the_others() -> None:
 def test_tc_without_others_is_t() -> None:
     nothing = jnp.zeros((0, *SHAPE, 1))
     np.testing.assert_array_equal(
-        distortions.tc(KEYS[0], BLOB, nothing),
-        distortions.t(distortions.image_key(KEYS[0]), BLOB, canvas=(60, 60)),
+        jax.jit(distortions.tc)(KEYS[0], BLOB, nothing),
+        PLACED(distortions.image_key(KEYS[0]), BLOB),
     )
 
 
@@ -133,8 +135,9 @@ def test_tc_errors(crop_size: int, unchecked: None) -> None:
 def test_the_result_has_the_images_dtype(dtype: jnp.dtype) -> None:
     image = BLOB.astype(dtype)
     for distort, _ in SIMPLE.values():
-        assert distort(KEYS[0], image).dtype == dtype
-    assert distortions.tc(KEYS[0], image, jnp.ones((2, *SHAPE, 1))).dtype == dtype
+        assert jax.eval_shape(distort, KEYS[0], image).dtype == dtype
+    others = jnp.ones((2, *SHAPE, 1))
+    assert jax.eval_shape(distortions.tc, KEYS[0], image, others).dtype == dtype
 
 
 def test_strengths_may_be_traced(unchecked: None) -> None:

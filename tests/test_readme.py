@@ -19,7 +19,7 @@ def test_python_snippets_run_in_order() -> None:
         exec(compile(snippet, "README.md", "exec"), namespace)
     assert namespace["logits"].shape == (8, 10)
     assert abs(namespace["corner"] - 1).max() < 1e-6
-    assert namespace["history"]["loss"].shape == (1, 2)
+    assert namespace["history"]["loss"].shape == (2, 1, 2)
 
 
 COMMANDS = re.findall(r"^python -m experiments\.train(.*?)(?: #.*)?$", README, re.MULTILINE)

@@ -19,7 +19,9 @@ BatchWarp = Callable[[jax.Array, jax.Array, int], jax.Array]
 
 
 def ours(device: str) -> Backend:
-    """This project."""
+    """This project, with a virtual device for each core of a CPU: populations use them all."""
+    if device == "cpu":
+        jax.config.update("jax_num_cpu_devices", cores())
     builders = {"sampler": _sampler(_warp_ours), "step": jax_steps.build, "copy": _copy}
     return Backend(
         _about(device, "stn-jax", "flax", "optax"),

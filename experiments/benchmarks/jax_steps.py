@@ -1,6 +1,8 @@
 """Training steps of this project."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -10,12 +12,14 @@ import numpy as np
 import optax
 from jax.tree_util import keystr
 
+from experiments import devices
 from experiments.benchmarks.cases import CLASSES, SIDE, Arrays, Job
 from experiments.benchmarks.worker import Program
 from experiments.config import Model
 from experiments.models import make_network
-from stn_jax import training
+from stn_jax import population, training
 from stn_jax.nn import SpatialTransformer, SpatialTransformerNetwork
+from stn_jax.population import MEMBER
 
 MODELS = {
     "tutorial": Model(model="tutorial"),
@@ -94,14 +98,14 @@ def _nested(arrays: Arrays) -> dict[str, Any]:
 def build(job: Job, arrays: Arrays) -> Program:
     """A training step of the job's network, in the job's form.
 
-    The job says whether steps are calls or run inside a scan (`scan_steps`), and whether members
-    are mapped into one program (`together`) or take turns.
+    The job says whether steps are calls or run inside a scan (`scan_steps`), and how members are
+    one program (`how`, as in `stn_jax.population`, over all devices); without it they take turns.
     """
     params = _nested({k: v for k, v in arrays.items() if k.startswith("params/")})
     data = {"image": jnp.asarray(arrays["images"]), "label": jnp.asarray(arrays["labels"])}
     if not job["members"]:
         return _program(job, _advance(job), [(params, data)], arrays)
-    if job["together"]:
+    if job["how"]:
         return _program(job, _advance(job), [(params, data)], arrays)
     members = [
         jax.tree.map(lambda array, i=i: array[i], (params, data)) for i in range(job["members"])
@@ -138,11 +142,21 @@ def _advance(job: Job) -> Callable[[bool], Callable[..., Any]]:
             return state, means["loss"][0]
 
         advance = many if job["scan_steps"] else one
-        if job["members"] and job["together"]:
-            advance = jax.vmap(advance, in_axes=(None, 0, 0))
+        if job["members"] and job["how"]:
+            advance = partial(_of_all, job, advance)
         return jax.jit(advance)
 
     return with_dropout
+
+
+def _of_all(job: Job, advance: Callable[..., Any], rates: jax.Array, state: Any, data: Any) -> Any:
+    """`advance` of every member, in equal parts on all devices where they are computed in a loop.
+
+    `vmap` is timed on one device: on several it would do what a loop does, in fewer parts.
+    """
+    spread = math.gcd(job["members"], jax.device_count())
+    mesh = devices.make_mesh({MEMBER: spread}) if job["how"] == "loop" else None
+    return population.over_members(partial(advance, rates), how=job["how"], mesh=mesh)(state, data)
 
 
 def _program(
@@ -168,7 +182,7 @@ def _program(
             for state, (end, _) in zip(start, ends, strict=True)
         ]
         gradients, losses = changes[0], ends[0][1]
-        if job["members"] and not job["together"]:
+        if job["members"] and not job["how"]:
             gradients = jax.tree.map(lambda *each: jnp.stack(each), *changes)
             losses = jnp.stack([loss for _, loss in ends])
         found = {
@@ -194,6 +208,6 @@ def _state(job: Job, params: Any) -> training.TrainState:
         return training.init_state(key, params, _optimizer(jnp.zeros(1)))
 
     key = jax.random.key(3)
-    if job["members"] and job["together"]:
+    if job["members"] and job["how"]:
         return jax.vmap(init)(jax.random.split(key, job["members"]), params)
     return init(key, params)

@@ -37,7 +37,8 @@ SCAN_STEPS = 20
 MEMBERS = 8
 ALONE = "grid and sampler alone"
 COPY = "copy"  # what the GPU's traffic is held against
-TOGETHER, IN_TURN = "together", "one after another"
+# Populations: as many programs as members, or one.
+IN_TURN, VMAPPED, LOOPED = "one after another", "vmap", "a loop on each device"
 COPY_BYTES = 1 << 30  # far more than a GPU's cache holds
 
 
@@ -179,7 +180,7 @@ def _step_job(step: Step, members: int) -> Job:
         "kind": "step",
         **step._asdict(),
         "members": members,
-        "together": True,
+        "how": "",
         "scan_steps": 0,
         "learning_rate": LEARNING_RATE,
     }
@@ -249,8 +250,9 @@ def _population(settings: Settings, ours: Worker) -> Iterator[Case]:
     members, step = (2, Step("tutorial", 2)) if settings.smoke else (MEMBERS, Step("tutorial", 64))
     scanned = {"scan_steps": 2 if settings.smoke else SCAN_STEPS}
     entrants = [
-        Entrant(OURS, TOGETHER, scanned),
-        Entrant(OURS, IN_TURN, scanned | {"together": False}),
+        Entrant(OURS, IN_TURN, scanned),
+        Entrant(OURS, VMAPPED, scanned | {"how": "vmap"}),
+        Entrant(OURS, LOOPED, scanned | {"how": "loop"}),
         Entrant("torch"),
         Entrant("torch.compile"),
     ]
@@ -261,6 +263,10 @@ def _population(settings: Settings, ours: Worker) -> Iterator[Case]:
 
 def _population_summary(rows: Sequence[Row]) -> dict[str, Any]:
     seconds = {row.form: row.minimum for row in rows if row.peer == OURS}
-    if not {TOGETHER, IN_TURN} <= seconds.keys():
+    if IN_TURN not in seconds:
         return {}
-    return {f"{TOGETHER} / {IN_TURN}": seconds[TOGETHER] / seconds[IN_TURN]}
+    return {
+        f"{form} / {IN_TURN}": seconds[form] / seconds[IN_TURN]
+        for form in (VMAPPED, LOOPED)
+        if form in seconds
+    }

@@ -131,7 +131,7 @@ def serve(target: str, device: str, requests: TextIO, answers: TextIO) -> None:
     module, _, function = target.partition(":")
     try:
         backend = getattr(importlib.import_module(module), function)(device)
-    except Exception as error:
+    except Exception as error:  # of a library, say: this backend is named, the others go on
         say({"error": one_line(error)})
         return
     session = Session(backend)

@@ -1,6 +1,12 @@
-"""Transformers as modules: where they stand, what they start from, what they return."""
+"""Transformers as modules: where they stand, what they start from, what they return.
 
+Modules are compiled as a whole, which is quicker than operation by operation; their initial
+parameters without optimisations, since programs for random numbers are large.
+"""
+
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,6 +32,7 @@ from stn_jax.nn import (
     TutorialLocalisationNetwork,
     is_localisation,
 )
+from tests.nn.initial import init
 
 KEY = jax.random.key(0)
 IMAGES = jax.random.normal(KEY, (3, 28, 28, 1))
@@ -33,6 +40,12 @@ IMAGES = jax.random.normal(KEY, (3, 28, 28, 1))
 
 def transformer(transform: transforms.Transform = transforms.affine, **options) -> nn.Module:
     return SpatialTransformer(FCNLocalisationNetwork((8,)), transform, **options)
+
+
+def at_start(module: nn.Module, images: jax.Array = IMAGES, **options: Any) -> Any:
+    """What a module returns with its initial parameters."""
+    apply = jax.jit(functools.partial(module.apply, **options))
+    return apply(init(module, images), images)
 
 
 @pytest.mark.parametrize(
@@ -49,17 +62,19 @@ def test_starts_at_the_identity_exactly(
     localisation: nn.Module, transform: transforms.Transform
 ) -> None:
     module = SpatialTransformer(localisation=localisation, transform=transform)
-    output = module.apply(module.init(KEY, IMAGES), IMAGES)
-    np.testing.assert_array_equal(output, IMAGES)
+    np.testing.assert_array_equal(at_start(module), IMAGES)
 
 
 def test_every_parameter_of_the_regression_learns_from_the_start() -> None:
     module = transformer()
-    params = module.init(KEY, IMAGES)["params"]
     target = jnp.roll(IMAGES, 1, axis=2)
-    gradients = jax.grad(lambda p: jnp.sum((module.apply({"params": p}, IMAGES) - target) ** 2))(
-        params
-    )
+
+    @jax.jit
+    @jax.grad
+    def gradients_of(params: dict) -> jax.Array:
+        return jnp.sum((module.apply({"params": params}, IMAGES) - target) ** 2)
+
+    gradients = gradients_of(init(module, IMAGES)["params"])
     regression = gradients["localisation_regression"]
     assert np.abs(regression["bias"]).min() > 0
     assert np.abs(regression["kernel"]).max() > 0
@@ -68,15 +83,13 @@ def test_every_parameter_of_the_regression_learns_from_the_start() -> None:
 def test_initial_theta_replaces_the_identity() -> None:
     start = (0.5, 0.2, -0.2)
     module = transformer(transforms.translation_scale, initial_theta=start)
-    variables = module.init(KEY, IMAGES)
-    _, found = module.apply(variables, IMAGES, method="with_intermediates")
+    _, found = at_start(module, method="with_intermediates")
     np.testing.assert_allclose(found["theta"], np.tile(start, (3, 1)), rtol=1e-6)
 
 
 def test_output_shape_fill_and_intermediates() -> None:
     module = transformer(output_shape=(14, 20), fill=-0.5, initial_theta=(1, 0, 9, 0, 1, 0))
-    variables = module.init(KEY, IMAGES)
-    output, found = module.apply(variables, IMAGES, method="with_intermediates")
+    output, found = at_start(module, method="with_intermediates")
     assert {name: value.shape for name, value in found.items()} == {
         "theta": (3, 6),
         "grid": (3, 14, 20, 2),
@@ -87,15 +100,13 @@ def test_output_shape_fill_and_intermediates() -> None:
 
 def test_volumes_take_3d_transformations() -> None:
     volumes = jax.random.normal(KEY, (2, 5, 6, 7, 1))
-    module = transformer(transforms.affine_3d)
-    output = module.apply(module.init(KEY, volumes), volumes)
-    np.testing.assert_array_equal(output, volumes)
+    np.testing.assert_array_equal(at_start(transformer(transforms.affine_3d), volumes), volumes)
 
 
 def test_half_precision_images_keep_float32_theta() -> None:
     module = SpatialTransformer(FCNLocalisationNetwork(dtype=jnp.bfloat16), transforms.affine)
     images = IMAGES.astype(jnp.bfloat16)
-    output, found = module.apply(module.init(KEY, images), images, method="with_intermediates")
+    output, found = at_start(module, images, method="with_intermediates")
     assert found["theta"].dtype == jnp.float32
     assert output.dtype == jnp.bfloat16
     np.testing.assert_array_equal(output, images)
@@ -114,9 +125,7 @@ STACKS = {
 @pytest.mark.parametrize("name", STACKS)
 def test_transformers_anywhere_in_a_network(name: str) -> None:
     make, count = STACKS[name]
-    network = SpatialTransformerNetwork(make())
-    variables = network.init(KEY, IMAGES)
-    logits, found = jax.jit(network.apply)(variables, IMAGES)
+    logits, found = at_start(SpatialTransformerNetwork(make()))
     assert logits.shape == (3, 10)
     assert list(found) == [f"transformer_{i}" for i in range(count)]
     for each in found.values():
@@ -124,11 +133,11 @@ def test_transformers_anywhere_in_a_network(name: str) -> None:
 
 
 WHOLE = [
-    (SpatialTransformer(localisation, transform, mode=mode), FCN())
-    for localisation in (FCNLocalisationNetwork(), CNNLocalisationNetwork())
+    (SpatialTransformer(FCNLocalisationNetwork(), transform, mode=mode), FCN())
     for transform in (transforms.affine, transforms.thin_plate_spline())
     for mode in ("nearest", "bilinear", "bicubic")
 ] + [
+    (SpatialTransformer(CNNLocalisationNetwork(), transforms.affine), FCN()),
     (SpatialTransformer(TutorialLocalisationNetwork(), transforms.affine), TutorialClassifier()),
     *(make() for make, _ in STACKS.values()),
 ]
@@ -139,22 +148,23 @@ def test_an_empty_batch_gives_an_empty_batch(stages: tuple[nn.Module, ...]) -> N
     network = SpatialTransformerNetwork(stages)
     variables = jax.eval_shape(network.init, KEY, IMAGES)
     variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variables)
-    logits, found = network.apply(variables, IMAGES[:0])
+
+    def loss(params: dict) -> tuple[jax.Array, Any]:
+        logits, found = network.apply({"params": params}, IMAGES[:0])
+        return jnp.sum(logits), (logits, found)
+
+    gradients, (logits, found) = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
     assert logits.shape == (0, 10)
     assert all(each["theta"].shape[0] == 0 for each in found.values())
-
-    def loss(params: dict) -> jax.Array:
-        return jnp.sum(network.apply({"params": params}, IMAGES[:0])[0])
-
-    for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(variables["params"])):
+    for leaf in jax.tree.leaves(gradients):
         np.testing.assert_array_equal(leaf, 0)
 
 
 def test_parallel_transformers_stack_channels() -> None:
     module = ParallelTransformers([transformer(), transformer()])
     two_channels = jnp.concatenate([IMAGES, -IMAGES], axis=-1)
-    output = module.apply(module.init(KEY, two_channels), two_channels)
-    np.testing.assert_array_equal(output, jnp.concatenate([two_channels] * 2, axis=-1))
+    expected = jnp.concatenate([two_channels] * 2, axis=-1)
+    np.testing.assert_array_equal(at_start(module, two_channels), expected)
 
 
 @pytest.mark.parametrize(
@@ -168,13 +178,13 @@ def test_parallel_transformers_stack_channels() -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else str(value),
 )
 def test_number_of_parameters(module: nn.Module, count: int) -> None:
-    params = module.init(KEY, IMAGES)["params"]
+    params = jax.eval_shape(module.init, KEY, IMAGES)["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
 def test_localisation_parameters_are_found_by_path() -> None:
     network = SpatialTransformerNetwork((transformer(), FCN()))
-    params = network.init(KEY, IMAGES)["params"]
+    params = jax.eval_shape(network.init, KEY, IMAGES)["params"]
     chosen = jax.tree_util.tree_map_with_path(lambda path, _: is_localisation(path), params)
     assert all(jax.tree.leaves(chosen["stages_0"]))
     assert not any(jax.tree.leaves(chosen["stages_1"]))
@@ -206,18 +216,17 @@ def test_dropout_takes_a_traced_rate(by_channel: bool) -> None:
 
 def test_bfloat16_networks_keep_float32_parameters_and_logits() -> None:
     for module in (FCN(dtype=jnp.bfloat16), CNN(dtype=jnp.bfloat16)):
-        variables = module.init(KEY, IMAGES)
+        logits, variables = jax.eval_shape(module.init_with_output, KEY, IMAGES)
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-        logits = module.apply(variables, IMAGES)
         assert logits.dtype == jnp.float32
 
 
 def test_a_population_is_a_vmap() -> None:
     network = SpatialTransformerNetwork((transformer(), CNN(features=(4, 4))))
     keys = jax.random.split(KEY, 3)
-    members = jax.vmap(network.init, in_axes=(0, None))(keys, IMAGES)
-    logits, _ = jax.vmap(network.apply, in_axes=(0, None))(members, IMAGES)
-    alone, _ = network.apply(network.init(keys[1], IMAGES), IMAGES)
+    members = jax.vmap(lambda key: init(network, IMAGES, key))(keys)
+    logits, _ = jax.jit(jax.vmap(network.apply, in_axes=(0, None)))(members, IMAGES)
+    alone, _ = jax.jit(network.apply)(init(network, IMAGES, keys[1]), IMAGES)
     np.testing.assert_allclose(logits[1], alone, atol=1e-5)
 
 
@@ -239,7 +248,8 @@ def test_inside_an_nnx_model() -> None:
 
 def test_the_output_shape_is_any_sequence(unchecked: None) -> None:
     module = transformer(output_shape=np.asarray([14, 20]))
-    assert module.apply(module.init(KEY, IMAGES), IMAGES).shape == (3, 14, 20, 1)
+    output, _ = jax.eval_shape(module.init_with_output, KEY, IMAGES)
+    assert output.shape == (3, 14, 20, 1)
 
 
 class Flat(nn.Module):
@@ -290,4 +300,4 @@ class Pooled(nn.Module):
 )
 def test_errors(make: Callable[[], nn.Module], message: str, unchecked: None) -> None:
     with pytest.raises(ValueError, match=message):
-        make().init(KEY, IMAGES)
+        jax.eval_shape(make().init, KEY, IMAGES)

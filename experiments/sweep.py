@@ -1,0 +1,96 @@
+"""Searches settings: `python -m experiments.sweep [PRESET] --space NAME=SPEC [flags]`."""
+
+import contextlib
+import functools
+import os
+import sys
+import typing
+from collections.abc import Sequence
+
+from experiments import stopping
+from experiments.config import Config, ConfigError, Run
+from experiments.datasets import DatasetError
+from experiments.records import RunError
+from experiments.stopping import Stopped
+from experiments.sweeps import settings
+
+if typing.TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from experiments.population import OnEpoch, Result
+    from experiments.sweeps.worker import How, Train
+
+REJOIN = "the same command joins the sweep again"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses the command line and searches, or reports; says in one line what went wrong."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments[:1] == ["report"]:
+            _report(settings.parse_report(arguments[1:]))
+        else:
+            _search(*settings.parse(arguments))
+    except ConfigError as error:
+        return _fail(error, 2)
+    except (RunError, DatasetError) as error:
+        return _fail(error, 1)
+    except Stopped as stopped:
+        return _fail(Stopped(stopped.number, REJOIN), stopped.code)
+    return 0
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return code
+
+
+# What follows imports optuna, or JAX, which --help and a wrong flag should not wait for.
+
+
+def _search(preset: str, config: settings.SweepConfig) -> None:
+    from experiments.sweeps.worker import Worker
+
+    worker = Worker(preset, config, _trainer(config.run))
+
+    def abandon(number: int) -> None:
+        worker.give_back()
+        _fail(Stopped(number, REJOIN), 0)
+
+    with stopping.listening(abandon):
+        worker.work()
+
+
+def _trainer(run: Run) -> "Train":
+    """What trains networks, on the devices that `--mesh` asks for, or else on all."""
+
+    @functools.cache
+    def mesh() -> "Mesh | None":
+        import jax
+
+        from experiments import devices
+
+        if run.mesh is not None:
+            return devices.start(run)
+        # Members on a CPU are quickest spread over virtual devices, one for each core.
+        with contextlib.suppress(RuntimeError):  # JAX has started: there are as many as there are
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        return devices.member_mesh()
+
+    def train(configs: Sequence[Config], *, how: "How", on_epoch: "OnEpoch") -> "Sequence[Result]":
+        from experiments import population
+
+        chosen = None if how == "auto" else how
+        return population.train(configs, how=chosen, mesh=mesh(), on_epoch=on_epoch)
+
+    return train
+
+
+def _report(wanted: settings.Report) -> None:
+    from experiments.sweeps import report
+
+    report.make(wanted)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

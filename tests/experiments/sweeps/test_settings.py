@@ -1,0 +1,237 @@
+"""What the sweep's command line and files understand, what they refuse, and how they say so."""
+
+import contextlib
+import pathlib
+import random
+import re
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import config as configuration
+from experiments import sweep
+from experiments.config import PRESETS, Config, ConfigError, to_arguments
+from experiments.sweeps import settings, space
+from tests.experiments.sweeps.conftest import ROOT
+
+SPACES = {
+    "learning_rate=log:1e-4..1e-1": {"learning_rate": "log:0.0001..0.1"},
+    "lr=1,1e-2": {"learning_rate": "1.0,0.01"},
+    "--learning-rate=0..1..0.3": {"learning_rate": "0.0..0.9..0.3"},
+    "batch_size=16..64": {"batch_size": "16..64"},
+    "batch-size=16..64..20": {"batch_size": "16..56..20"},
+    "batch_size=log:16..64": {"batch_size": "log:16..64"},
+    "transform=affine, rotation": {"transform": "affine,rotation"},
+    "clip_norm=none,1": {"clip_norm": "none,1.0"},
+    "clip_norm=0.5..2": {"clip_norm": "0.5..2.0"},
+    "features=32x32,48x64": {"features": "32x32,48x64"},
+    "control_points=2x3": {"control_points": "2x3"},
+    "align_corners=true,False": {"align_corners": "true,false"},
+}
+
+
+@pytest.mark.parametrize("given", SPACES)
+def test_a_space_is_written_in_one_way_and_read_back(given: str) -> None:
+    found = space.read([given], None)
+    specs = space.to_specs(found)
+    assert specs == SPACES[given]
+    assert space.from_specs(specs) == found
+
+
+@pytest.mark.parametrize("given", SPACES)
+def test_what_is_drawn_is_in_the_space(given: str) -> None:
+    ((name, dimension),) = space.read([given], None).items()
+    rng = random.Random(0)
+    values = dimension.values()
+    for _ in range(20):
+        value = dimension.draw(rng)
+        if values is None:
+            assert dimension.low <= value <= dimension.high
+        else:
+            assert value in values
+        assert type(value) in {type(each) for each in dimension.extremes()}
+        assert configuration.setting(configuration.replace(Config(), {name: value}), name) == value
+
+
+def test_steps_are_exact() -> None:
+    assert space.read(["dropout=0..0.5..0.1"], None)["dropout"].values() == [
+        0.0,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+    ]
+
+
+def test_a_file_says_the_same_as_flags(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text(
+        'lr = "log:1e-4..1e-1"\ntransform = ["affine", "rotation"]\n'
+        "align_corners = [true, false]\nepochs = 3\n"
+    )
+    flags = ["lr=log:1e-4..1e-1", "transform=affine,rotation", "align_corners=true,false"]
+    assert space.read(["pool=1,2"], str(file)) == space.read([*flags, "epochs=3", "pool=1,2"], None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "--space must name a setting to search"),
+        ("--space lr", "--space must be NAME=SPEC; got lr"),
+        ("--space learning-rat=1,2", "perhaps you meant learning_rate"),
+        ("--space zzz=1,2", "no setting zzz to search; there are dataset, "),
+        ("--space seed=1,2", "the seed is not searched; --seeds"),
+        ("--space run_dir=a,b", "no setting run_dir to search"),
+        ("--space lr=0.1,x", "--space learning_rate=0.1,x: must be a number; got x"),
+        ("--space lr=0.1,", "must be a number; got nothing"),
+        ("--space lr=nan,1", "must be a number; got nan"),
+        ("--space lr=0.1,1e-1", "0.1 stands there twice"),
+        ("--space lr=1..0.1", "its low end must be below its high one"),
+        ("--space lr=log:0..1", "its low end must be positive"),
+        ("--space lr=1..2..3..4", "must be low..high, log:low..high or low..high..step"),
+        ("--space lr=log:1..2..1", "must be low..high, log:low..high or low..high..step"),
+        ("--space lr=0.1..0.2..1", "its step must be positive and at most the range"),
+        ("--space lr=0..1..1e-6", "must have at most 1,000 steps"),
+        ("--space lr=-1..1", "--space learning_rate=-1.0..1.0: --learning-rate must be positive"),
+        ("--space batch_size=1.5,2", "must be a whole number; got 1.5"),
+        ("--space transform=afine", "perhaps you meant affine"),
+        ("--space transform=1..2", "transform is not a number, so it has no range"),
+        ("--space features=32,48x48", "--features must be two numbers"),
+        ("--space control_points=4", "must be whole numbers, as in 48x48; got 4"),
+        ("--space align_corners=yes", "must be true or false; got yes"),
+        ("--space lr=1,2 --space learning_rate=3,4", "learning_rate is searched twice"),
+        ("--space dropout=0,0.5", "is meant for --model tutorial, tutorial_cnn"),
+        ("--space lr=1,2 --learning-rate 3", "--learning-rate must be left out, since --space"),
+        ("--space lr=0.1..1 --sampler grid", "must have a step with --sampler grid"),
+        ("--space batch_size=1..36 --space epochs=4..99 --sampler grid", "at most 1,000 points"),
+        ("--space lr=1,2 --sampler grid --trials 3", "--trials must be left out with --sampler"),
+        ("--space lr=1,2 --trials 0", "--trials must be positive; got 0"),
+        ("--space lr=1,2 --population -1", "--population must be positive; got -1"),
+        ("--space lr=1,2 --seed 4294967295 --seeds 2", "--seed with --seeds must stay in"),
+        ("--space lr=1,2 --resume auto --run-dir x", "--resume must be left out: a sweep keeps no"),
+        ("--space lr=1,2 --no-figures", "--no-figures must be left out"),
+        (
+            "--space lr=1,2 --coordinator h:1 --num-processes 1 --process-id 0",
+            "--coordinator must be left out: workers meet in the --storage",
+        ),
+        ("--space lr=1,2 --mesh batch=2", "--mesh must spread members, as member=M does"),
+        ("--space lr=1,2 --storage mysql://x --study s", "--storage must be postgresql://"),
+        ("--space lr=1,2 --storage postgresql://x", "--storage and --study must be given together"),
+        ("--space lr=1,2 --study s", "--storage and --study must be given together"),
+        ("--space-file none.toml", "--space-file none.toml: No such file"),
+        ("report", "report needs the sweep's RUN_DIR, or its --storage and --study"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(
+    arguments: str,
+    message: str,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sweep.main(arguments.split()) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"lr = ", "cannot be read as TOML"),
+        (b"\xff\xfe", "cannot be read as TOML"),
+        (b"[lr]\nlow = 1", 'lr must be a "SPEC" or a list of values; got'),
+        (b"lr = [[1], 2]", 'lr must be a "SPEC" or a list of values; got'),
+        (b"lr = []", "must be a number; got nothing"),
+    ],
+)
+def test_a_file_that_is_no_space_is_refused(
+    tmp_path: pathlib.Path, text: bytes, message: str
+) -> None:
+    file = tmp_path / "space.toml"
+    file.write_bytes(text)
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        space.read([], str(file))
+    assert "\n" not in str(caught.value)
+
+
+@given(
+    st.sampled_from([*space.TYPES, "lr", "nothing"]),
+    st.text(st.sampled_from("0123456789.,-exlog:naf ∞"), max_size=14),
+)
+def test_any_space_is_read_or_refused(name: str, spec: str) -> None:
+    base = PRESETS["demo"].config
+    with contextlib.suppress(ConfigError):
+        found = space.read([f"{name}={spec}"], None)
+        assert space.from_specs(space.to_specs(found)) == found
+        space.check(found, base, "demo")
+
+
+def test_a_misspelt_flag_of_either_kind_has_its_neighbour_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for misspelt, meant in [("--trails", "--trials"), ("--batch-sice", "--batch-size")]:
+        with pytest.raises(SystemExit) as caught:
+            settings.parse(["demo", misspelt, "3"])
+        assert caught.value.code == 2
+        assert meant in capsys.readouterr().err
+
+
+@given(st.sampled_from(list(PRESETS)), st.data())
+def test_a_configuration_is_a_command_line(preset: str, data: st.DataObject) -> None:
+    """Of any settings that go together, and mean something."""
+    config = PRESETS[preset].config
+    for name in data.draw(st.lists(st.sampled_from(sorted(VALUES)), unique=True)):
+        changed = configuration.replace(config, {name: data.draw(st.sampled_from(VALUES[name]))})
+        try:
+            configuration.check(changed)
+        except ConfigError:
+            continue
+        config = changed
+    parsed = configuration.parse(to_arguments(preset, config), "train")
+    idle = {
+        name: configuration.setting(PRESETS[preset].config, name)
+        for name in VALUES
+        if not configuration.is_meant(config, name)
+    }
+    assert parsed == (preset, configuration.replace(config, idle))
+
+
+VALUES = {
+    "learning_rate": [1e-05, 0.30000000000000004],
+    "localisation_lr": [None, 0.5],
+    "seed": [7],
+    "features": [None, (3, 4)],
+    "control_points": [(2, 5)],
+    "transform": ["rotation", "thin_plate_spline"],
+    "align_corners": [True, False],
+    "optimizer": ["sgd", "adamw"],
+    "momentum": [0.0],
+    "weight_decay": [0.1],
+    "model": ["tutorial", "st_cnn", "fcn"],
+    "dropout": [0.0, 0.25],
+    "distortion": ["none", "r", "rts", "e"],
+    "min_scale": [None, 0.5],
+    "data_dir": ["a 'folder'"],
+}
+
+
+def test_help_needs_neither_jax_nor_optuna() -> None:
+    code = (
+        "import sys\nfrom experiments import sweep\n"
+        "for arguments in (['--help'], ['report', '--help'], ['--space', 'a=b']):\n"
+        "    try: sweep.main(arguments)\n"
+        "    except SystemExit: pass\n"
+        "print('jax' in sys.modules, 'sqlalchemy' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert result.stdout.strip().endswith("False True")
