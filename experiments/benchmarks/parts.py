@@ -191,7 +191,7 @@ def _step_inputs(job: Job, ours: Worker) -> Arrays:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "parameters.npz"
         ours.ask(do="parameters", job=job, outputs=str(path))
-        with np.load(path) as found:
+        with np.load(path, allow_pickle=False) as found:
             parameters = {f"params/{name}": array for name, array in found.items()}
     return step_arrays(job["batch"], job["members"]) | parameters
 

@@ -179,7 +179,7 @@ def _prepare(
                 raise BenchmarkError(f"{case.part}, {case.name}: {error}") from None
             faults.append(Fault(*place, "failure", str(error)))
             continue
-        with np.load(outputs) as arrays:
+        with np.load(outputs, allow_pickle=False) as arrays:
             found = dict(arrays)
         standard = found if standard is None else standard
         half = entrant.options.get("precision") == "bfloat16"

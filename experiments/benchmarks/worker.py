@@ -91,7 +91,7 @@ class Session:
 
     def _prepare(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Builds a program and writes its values to a file."""
-        with np.load(request["inputs"]) as inputs:
+        with np.load(request["inputs"], allow_pickle=False) as inputs:
             program = self._backend.build(request["job"], dict(inputs))
         np.savez(request["outputs"], allow_pickle=False, **program.values())
         self._programs[request["name"]] = program

@@ -1,11 +1,12 @@
 """A signal stops a run where it can be continued, to the bit-identical end."""
 
+import contextlib
 import json
 import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -120,14 +121,18 @@ sys.exit(train.main(["--run-dir", sys.argv[2]]))
 """
 
 
-def busy(phase: str, folder: pathlib.Path) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def busy(phase: str, folder: pathlib.Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", BUSY, phase, str(folder)]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
-    assert process.stdout is not None
-    while process.stdout.readline() != "busy\n":
-        assert process.poll() is None
-    return process
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "busy\n":
+            assert process.poll() is None
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("number", list(WORDS))
