@@ -113,7 +113,9 @@ class Checkpoints:
             if damaged:
                 print(f"warning: {damaged[0]}; going back to {path}", file=sys.stderr)
             return _decoded(path, data, like)
-        raise RunError(damaged[0] if damaged else f"{self._folder}: holds no checkpoint")
+        if not damaged:
+            raise RunError(f"{self._folder}: holds no checkpoint")
+        raise RunError(f"{'; '.join(damaged)}; start anew in another --run-dir")
 
     def drop_after(self, step: int) -> None:
         """Removes the checkpoints of later steps, which are about to be made again.

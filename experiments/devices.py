@@ -6,6 +6,8 @@ sums: randomness is drawn by example, wherever it lies.
 
 import contextlib
 import math
+import socket
+import time
 from typing import Any
 
 import jax
@@ -19,6 +21,8 @@ from stn_jax.population import MEMBER
 from stn_jax.training import Batch, Prepare
 
 BATCH = "batch"
+START_S = 300  # how long process 0 is waited for
+SILENCE_S = 20  # after which a process that says nothing is taken for dead
 
 
 def start(run: Run) -> Mesh | None:
@@ -45,11 +49,41 @@ def start(run: Run) -> Mesh | None:
 
 
 def _join(run: Run) -> None:
-    try:
-        jax.distributed.initialize(run.coordinator, run.num_processes, run.process_id)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(f"--coordinator {run.coordinator}: cannot be joined: {reason}") from error
+    """Joins the processes of a run."""
+    # Its handler of SIGTERM would take the place of ours.
+    jax.config.update("jax_enable_preemption_service", False)
+    if run.process_id:
+        _await_first(str(run.coordinator))
+    jax.distributed.initialize(
+        run.coordinator,
+        run.num_processes,
+        run.process_id,
+        heartbeat_timeout_seconds=SILENCE_S,
+        shutdown_timeout_seconds=SILENCE_S,
+    )
+
+
+def _await_first(coordinator: str) -> None:
+    """Waits until process 0 is there: JAX itself would abort where it is not.
+
+    Raises:
+        RunError: if it does not come.
+    """
+    host, _, port = coordinator.rpartition(":")
+    print(f"waiting for process 0 at {coordinator}", flush=True)
+    end = time.monotonic() + START_S
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError as error:
+            if time.monotonic() > end:
+                raise RunError(
+                    f"--coordinator {coordinator}: no process 0 came in {START_S} s ({error}); it "
+                    "may have ended: see what it says"
+                ) from None
+            time.sleep(0.2)
+        else:
+            return
 
 
 def make_mesh(sizes: dict[str, int]) -> Mesh:

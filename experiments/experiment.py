@@ -84,27 +84,42 @@ def build(config: Config) -> Experiment:
         datasets.DatasetError: if the data cannot be had.
         ConfigError: if settings do not fit the data.
     """
-    data = config.data
-    dataset = datasets.load(
+    return assemble(config, load(config.data))
+
+
+def load(data: Data) -> datasets.Dataset:
+    """The data set that the settings name.
+
+    Raises:
+        datasets.DatasetError: if it cannot be had.
+    """
+    return datasets.load(
         data.dataset,
         data_dir=data.data_dir,
         data_file=data.data_file,
         validation_size=data.validation_size,
     )
+
+
+def assemble(
+    config: Config,
+    dataset: datasets.Dataset,
+    normalisation: preparation.Normalisation | None = None,
+) -> Experiment:
+    """Builds everything but the data; numbers of the configuration may be traced.
+
+    Raises:
+        ConfigError: if settings do not fit the data.
+    """
     num_train, batch_size = len(dataset.train.labels), config.optimisation.batch_size
     if batch_size > num_train:
         raise ConfigError(
             f"--batch-size must be at most the number of training examples, {num_train}; "
             f"got {batch_size}"
         )
-    return assemble(config, dataset, preparation.normalisation(dataset.train.images))
-
-
-def assemble(
-    config: Config, dataset: datasets.Dataset, normalisation: preparation.Normalisation
-) -> Experiment:
-    """Builds everything but the data; numbers of the configuration may be traced."""
-    steps_per_epoch = len(dataset.train.labels) // config.optimisation.batch_size
+    if normalisation is None:
+        normalisation = preparation.normalisation(dataset.train.images)
+    steps_per_epoch = num_train // batch_size
     network = models.make_network(config.model, dataset.num_classes, normalisation.background)
     apply = apply_fn(network)
     return Experiment(

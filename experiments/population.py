@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments import devices, members, preparation
+from experiments import datasets, devices, members, preparation
 from experiments import experiment as setup
-from experiments.config import Config
+from experiments.config import Config, Data
 from experiments.experiment import Experiment
 from experiments.train import EVALUATION_BATCH, STEPS_PER_DISPATCH
 from stn_jax import population, training
@@ -76,7 +76,9 @@ def train(
         ConfigError: if settings do not fit the data.
     """
     started, count = time.perf_counter(), len(configs)
-    base, programs, data, validation = _compiled(members.shape(configs[0]), how, mesh)
+    shape = members.shape(configs[0])
+    base, programs = _compiled(shape, how, mesh)
+    _, data, validation = _placed(_source(shape.data), mesh)
     # To a power of two on each device, so that populations of about a size share programs: the last
     # is repeated, and never active.
     rows = 1 if mesh is None else mesh.shape[population.MEMBER]
@@ -89,7 +91,7 @@ def train(
     for epoch in range(1, base.config.optimisation.epochs + 1):
         orders = programs.orders(states.key, epoch - 1)
         states, means = _train_epoch(programs, states, hyper, data, orders, active)
-        tested = programs.evaluate(states, hyper, validation)
+        tested = programs.evaluate(states, hyper, validation, jnp.asarray(active))
         diverged = np.asarray(states.diverged)
         records = [
             _record(epoch, i, means, tested, diverged[i]) if active[i] else None
@@ -110,7 +112,7 @@ class _Programs(NamedTuple):
         init: `hyper -> states`.
         orders: `(keys, epoch) -> [m, steps, b]`.
         steps: `(states, hyper, data, orders, active) -> (states, values of each step)`.
-        evaluate: `(states, hyper, data) -> means`.
+        evaluate: `(states, hyper, data, active) -> means`.
     """
 
     init: Callable[..., Any]
@@ -119,22 +121,25 @@ class _Programs(NamedTuple):
     evaluate: Callable[..., Any]
 
 
-class _Compiled(NamedTuple):
-    base: Experiment
-    programs: _Programs
-    data: Batch
-    validation: Batch
-
-
 @functools.lru_cache(maxsize=16)
-def _compiled(shape: Config, how: How | None, mesh: Mesh | None) -> _Compiled:
+def _compiled(shape: Config, how: How | None, mesh: Mesh | None) -> tuple[Experiment, _Programs]:
     """What populations of one shape share: a sweep trains one after another."""
-    base = setup.build(shape)
-    data, validation = devices.replicate(
-        (preparation.as_batch(base.dataset.train), preparation.as_batch(base.dataset.validation)),
-        mesh,
-    )
-    return _Compiled(base, _compile(base, how, mesh), data, validation)
+    dataset, _, _ = _placed(_source(shape.data), mesh)
+    base = setup.assemble(shape, dataset)
+    return base, _compile(base, how, mesh)
+
+
+def _source(data: Data) -> Data:
+    """What decides which examples there are."""
+    return Data(data.dataset, data.data_dir, data.data_file, data.validation_size)
+
+
+@functools.lru_cache(maxsize=1)  # it may be large, and programs of any shape share it
+def _placed(source: Data, mesh: Mesh | None) -> tuple[datasets.Dataset, Batch, Batch]:
+    """A data set, and its training and validation examples on the devices."""
+    dataset = setup.load(source)
+    splits = (preparation.as_batch(dataset.train), preparation.as_batch(dataset.validation))
+    return dataset, *devices.replicate(splits, mesh)
 
 
 def _compile(base: Experiment, how: How | None, mesh: Mesh | None) -> _Programs:
@@ -152,10 +157,10 @@ def _compile(base: Experiment, how: How | None, mesh: Mesh | None) -> _Programs:
     def tested(hyper: Any) -> Trainable:
         return trained(hyper)._replace(objective=member(hyper).test_objective)
 
-    def evaluate(states: TrainState, hyper: Any, data: Any) -> Any:
+    def evaluate(states: TrainState, hyper: Any, data: Any, active: Any) -> Any:
         keys = jax.vmap(lambda each: member(each).key(setup.VALIDATION))(hyper)
-        size = {"batch_size": EVALUATION_BATCH}
-        return population.evaluate(tested, states.params, hyper, data, keys, **size, **lifted)
+        arrays = (states.params, hyper, data, keys, active)
+        return population.evaluate(tested, *arrays, batch_size=EVALUATION_BATCH, **lifted)
 
     order = functools.partial(
         training.epoch_order,

@@ -171,6 +171,7 @@ class Lines:
         with writing(self._path):
             while line:
                 line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())  # a checkpoint must not outlive the records before it
 
     def close(self) -> None:
         """Closes the file."""

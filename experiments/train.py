@@ -5,6 +5,7 @@ import functools
 import math
 import pathlib
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -30,10 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         preset, config = configuration.parse(arguments, "python -m experiments.train")
         command = shlex.join(["python", "-m", "experiments.train", *arguments])
-        if config.run.process_id:
-            _follow(config, command)
-        else:
-            run(config, preset, command)
+        if "member" in configuration.mesh_sizes(config.run):
+            raise ConfigError(f"--mesh must spread batches, as batch=N does; got {config.run.mesh}")
+        with _noticing_losses(config.run.coordinator):
+            if config.run.process_id:
+                _follow(config, command)
+            else:
+                run(config, preset, command)
     except ConfigError as error:
         return _fail(error, 2)
     except (RunError, DatasetError) as error:
@@ -48,6 +52,18 @@ def main(arguments: list[str] | None = None) -> int:
 def _fail(error: object, code: int) -> int:
     print(f"error: {error}", file=sys.stderr, flush=True)
     return code
+
+
+@contextlib.contextmanager
+def _noticing_losses(coordinator: str | None) -> Iterator[None]:
+    """Says in one line that another process was lost, of which JAX tells by a `RuntimeError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if coordinator is None:
+            raise
+        reason = str(error).splitlines()[0]
+        raise RunError(f"--coordinator {coordinator}: a process was lost: {reason}") from error
 
 
 def run(config: Config, preset: str, command: str) -> dict[str, Any]:
@@ -90,7 +106,7 @@ def _follow(config: Config, command: str) -> None:
     """
     with (
         tempfile.TemporaryDirectory() as folder,
-        stopping.listening(lambda number: None) as stop,
+        stopping.listening(lambda number: shutil.rmtree(folder)) as stop,
     ):
         train(config, pathlib.Path(folder), command, stop)
 
@@ -323,8 +339,10 @@ def _agreed(stop: Stop, state: Any) -> bool:
 
     if jax.process_count() > 1:  # two programs at once would get each other's messages
         jax.block_until_ready(state)
-    stop.number = devices.largest(stop.number or 0) or None
-    return stop.number is not None
+    number = devices.largest(stop.number or 0)
+    if number:  # not where there is none: a signal may have come meanwhile
+        stop.number = number
+    return bool(number)
 
 
 def _parts(first: int, steps: int) -> Iterator[slice]:

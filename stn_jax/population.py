@@ -50,9 +50,9 @@ class Trainable(NamedTuple):
 Make = Callable[[Hyper], Trainable]
 
 
-def faster_how() -> How:
-    """The quicker of the two on the default backend: on CPUs one after another, else together."""
-    return "loop" if jax.default_backend() == "cpu" else "vmap"
+def faster_how(mesh: Mesh | None) -> How:
+    """The quicker of the two: on devices that are CPUs one after another, else together."""
+    return "loop" if mesh is not None and jax.default_backend() == "cpu" else "vmap"
 
 
 def over_members(
@@ -73,7 +73,7 @@ def over_members(
         >>> over_members(lambda x, y: x + y)(jnp.arange(3), jnp.ones(3)).tolist()
         [1.0, 2.0, 3.0]
     """
-    how = faster_how() if how is None else how
+    how = faster_how(mesh) if how is None else how
     check_choice("how", how, ("vmap", "loop"))
 
     def lifted(*arguments: Any) -> Returned:
@@ -122,12 +122,15 @@ def train_steps(
             return training.train_steps(*make(hyper), state, data, order)
 
         def none(state: TrainState) -> Any:
-            means = jax.eval_shape(steps, state)[1]
-            return state, jax.tree.map(lambda mean: jnp.full(mean.shape, jnp.nan), means)
+            return state, _nans(jax.eval_shape(steps, state)[1])
 
         return jax.lax.cond(active, steps, none, state)
 
     return over_members(one, how=how, mesh=mesh)(states, hyper, orders, active)
+
+
+def _nans(like: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan), like)
 
 
 def fit(
@@ -174,19 +177,27 @@ def evaluate(
     hyper: Hyper,
     data: Batch,
     keys: Array,
+    active: Bool[Array, " m"],
     *,
     batch_size: int,
     how: How | None = None,
     mesh: Mesh | None = None,
 ) -> dict[str, Float[Array, " m"]]:
-    """`training.evaluate` of every member, each with a key of its own.
+    """`training.evaluate` of the active members, each with a key of its own; NaN of the others.
 
     Raises:
         ValueError: if there is no example, or `batch_size` is less than 1.
     """
 
-    def one(params: Params, hyper: Hyper, key: Array) -> Means:
+    def one(params: Params, hyper: Hyper, key: Array, active: Array) -> Means:
         objective, _, prepare = make(hyper)
-        return training.evaluate(objective, prepare, params, data, key, batch_size=batch_size)
 
-    return over_members(one, how=how, mesh=mesh)(params, hyper, keys)
+        def means(params: Params) -> Means:
+            return training.evaluate(objective, prepare, params, data, key, batch_size=batch_size)
+
+        def none(params: Params) -> Means:
+            return _nans(jax.eval_shape(means, params))
+
+        return jax.lax.cond(active, means, none, params)
+
+    return over_members(one, how=how, mesh=mesh)(params, hyper, keys, active)

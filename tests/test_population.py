@@ -147,13 +147,13 @@ def test_a_loop_takes_no_time_for_who_is_not_active(states: TrainState) -> None:
 
 
 def test_fit_and_evaluate_are_training_s(states: TrainState) -> None:
-    options = {"num_epochs": 2, "batch_size": BATCH}
+    options, active = {"num_epochs": 2, "batch_size": BATCH}, jnp.arange(MEMBERS) < 2
     found, history = jax.jit(functools.partial(population.fit, make, **options))(
         states, HYPER, DATA
     )
     assert history["loss"].shape == (MEMBERS, 2, 4)
-    errors = population.evaluate(make, found.params, HYPER, DATA, KEYS, batch_size=7)
-    assert errors["error"].shape == (MEMBERS,)
+    errors = population.evaluate(make, found.params, HYPER, DATA, KEYS, active, batch_size=7)
+    assert np.isnan(errors["error"]).tolist() == (~active).tolist()
     i, one = 1, make(member(HYPER, 1))
     expected, _ = jax.jit(functools.partial(training.fit, *one, **options))(member(states, i), DATA)
     chex.assert_trees_all_close(member(found.params, i), expected.params, rtol=1e-3, atol=1e-5)

@@ -4,18 +4,21 @@ import concurrent.futures
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments import config as configuration
-from experiments import devices
+from experiments import devices, records, train
 from experiments.config import Run, mesh_sizes
 from experiments.records import RunError
+from experiments.stopping import Stop
 from tests.experiments.conftest import environment_of
 
 ROOT = Path(__file__).parents[2]
@@ -81,19 +84,30 @@ def test_the_same_on_any_number_of_devices(tiny: list[str], compiled: Path) -> N
         assert collectives == ["all-reduce"]
 
 
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
 def summary(folder: Path) -> dict[str, float]:
     return json.loads((folder / "summary.json").read_text())
 
 
 def test_the_same_in_two_processes(tiny: list[str], compiled: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    train = ["-m", "experiments.train", *tiny, *SETTINGS.split()]
-    together = [*train, "--coordinator", address, "--num-processes", "2", "--mesh", "batch=4"]
+    alone = ["-m", "experiments.train", *tiny, *SETTINGS.split()]
+    together = [
+        *alone,
+        "--coordinator",
+        free_address(),
+        "--num-processes",
+        "2",
+        "--mesh",
+        "batch=4",
+    ]
     _, first, second = outputs(
         compiled,
-        [*train, "--run-dir", str(tmp_path / "alone")],
+        [*alone, "--run-dir", str(tmp_path / "alone")],
         *([*together, "--process-id", str(i), "--run-dir", str(tmp_path / str(i))] for i in (0, 1)),
     )
     assert "test error" in first
@@ -102,6 +116,33 @@ def test_the_same_in_two_processes(tiny: list[str], compiled: Path, tmp_path: Pa
     for name in ("validation_error", "test_loss"):
         expected = pytest.approx(summary(tmp_path / "alone")[name], rel=TOLERANCE)
         assert summary(tmp_path / "0")[name] == expected
+
+
+def test_a_signal_to_one_process_stops_all(tiny: list[str], compiled: Path, tmp_path: Path) -> None:
+    alone = ["-m", "experiments.train", *tiny, *SETTINGS.split(), "--epochs", "1000000"]
+    together = [*alone, "--coordinator", free_address(), "--num-processes", "2"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *together, "--process-id", str(i), "--run-dir", str(tmp_path / "0")],
+            cwd=ROOT,
+            env=os.environ | environment_of(compiled),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for i in range(2)
+    ]
+    try:
+        end = time.monotonic() + 200
+        while not records.read_lines(tmp_path / "0" / "metrics.jsonl"):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        processes[1].send_signal(signal.SIGTERM)
+        assert [process.wait(60) for process in processes] == [143, 143]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert any((tmp_path / "0" / "checkpoints").iterdir())
 
 
 def test_mesh_sizes() -> None:
@@ -145,6 +186,38 @@ def test_devices_that_make_no_sense_are_named(settings: str, error: str) -> None
 def test_more_devices_than_there_are_are_named() -> None:
     with pytest.raises(RunError, match="--mesh batch=64 takes 64 devices; there are 2"):
         devices.make_mesh({"batch": 64})
+
+
+def test_members_are_for_sweeps(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["demo", "--mesh", "member=2"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "error: --mesh must spread batches, as batch=N does; got member=2\n"
+    )
+
+
+def test_no_process_0_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(devices, "START_S", 0)
+    address = free_address()
+    flags = ["--coordinator", address, "--num-processes", "2", "--process-id", "1"]
+    assert train.main(["demo", *flags]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --coordinator {address}: no process 0 came in 0 s")
+    assert error.count("\n") == 1
+
+
+def test_a_signal_while_processes_agree_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = Stop()
+
+    def largest(number: int) -> int:
+        stop.number = signal.SIGTERM  # comes meanwhile
+        return number
+
+    monkeypatch.setattr(devices, "largest", largest)
+    assert not train._agreed(stop, None)
+    assert stop.number == signal.SIGTERM
 
 
 def test_where_it_runs_is_no_other_run() -> None:
