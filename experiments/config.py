@@ -9,7 +9,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -524,13 +524,19 @@ def differences(a: Config, b: Config) -> list[str]:
     ]
 
 
-def parse(arguments: list[str], program: str, kind: type[C] = Config) -> tuple[str, C]:
+def parse(
+    arguments: list[str],
+    program: str,
+    kind: type[C] = Config,
+    check: Callable[[C], None] = check,
+) -> tuple[str, C]:
     """Reads `[PRESET] [flags]`: the preset's name and the configuration.
 
     Args:
         arguments: what stands after the program.
         program: how it is called.
         kind: `Config`, or one with more groups of flags, which have defaults.
+        check: raises `ConfigError` for the first setting that makes no sense.
 
     Raises:
         ConfigError: on settings that make no sense, or that would do nothing.

@@ -20,8 +20,6 @@ if typing.TYPE_CHECKING:
     from experiments.population import OnEpoch, Result
     from experiments.sweeps.worker import How, Train
 
-REJOIN = "the same command joins the sweep again"
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and searches, or reports; says in one line what went wrong."""
@@ -36,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (RunError, DatasetError) as error:
         return _fail(error, 1)
     except Stopped as stopped:
-        return _fail(Stopped(stopped.number, REJOIN), stopped.code)
+        return _fail(stopped, stopped.code)
     return 0
 
 
@@ -53,12 +51,19 @@ def _search(preset: str, config: settings.SweepConfig) -> None:
 
     worker = Worker(preset, config, _trainer(config.run))
 
+    def stopped(number: int) -> Stopped:
+        joining = [] if worker.folder is None else [f"--run-dir {worker.folder} joins it again"]
+        return Stopped(number, *joining)
+
     def abandon(number: int) -> None:
         worker.give_back()
-        _fail(Stopped(number, REJOIN), 0)
+        _fail(stopped(number), 0)
 
-    with stopping.listening(abandon):
-        worker.work()
+    with stopping.listening(abandon) as stop:
+        try:
+            worker.work(stop.check)
+        except Stopped as error:
+            raise stopped(error.number) from None
 
 
 def _trainer(run: Run) -> "Train":

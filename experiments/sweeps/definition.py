@@ -1,5 +1,6 @@
 """What a sweep is: the settings that its workers agree on, and the best of what they found."""
 
+import dataclasses
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments import config as configuration
-from experiments.config import Config, ConfigError
+from experiments.config import Config, ConfigError, Run
 from experiments.sweeps import space as search
 from experiments.sweeps.settings import SweepConfig
 
@@ -40,7 +41,8 @@ def define(preset: str, config: SweepConfig) -> Definition:
     """
     space = search.read(config.sweep.space, config.sweep.space_file)
     base = Config(config.data, config.model, config.optimisation)
-    search.check(space, base, preset)
+    on_devices = dataclasses.replace(base, run=Run(mesh=config.run.mesh))
+    search.check(space, on_devices, preset)
     return Definition(preset, base, space, {name: getattr(config.sweep, name) for name in OPTIONS})
 
 
@@ -118,6 +120,11 @@ def percent(errors: Sequence[float]) -> str:
     """Mean and spread of errors in %, for people."""
     deviation = spread(errors)
     return f"{statistics.fmean(errors):.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+
+
+def counted(number: int) -> str:
+    """A number of trials, for people."""
+    return f"{number} trial" + ("" if number == 1 else "s")
 
 
 def as_text(value: Any) -> str:

@@ -4,6 +4,7 @@ import html
 import math
 import pathlib
 import string
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from experiments.config import ConfigError
 from experiments.records import RunError, write_atomically, writing
 from experiments.sweeps import definition as definitions
 from experiments.sweeps import space as search
-from experiments.sweeps.definition import Best, Definition, as_text, percent
+from experiments.sweeps.definition import Best, Definition, as_text, counted, percent
 from experiments.sweeps.settings import Report
 from experiments.sweeps.shared_study import history, is_given_up, outcome
 from experiments.sweeps.space import Dimension, Range
@@ -58,8 +59,9 @@ def make(wanted: Report) -> None:
         trials = study.get_trials()
         best = definitions.best(definition, trials)
         _print(_rows(definition, trials), definition, trials, best)
-        with writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
+        if wanted.out is None:
+            with writing(out):
+                folder.mkdir(parents=True, exist_ok=True)
         write_atomically(out, page(name, study, definition, trials, best).encode())
     print(f"plots in {out}")
 
@@ -132,7 +134,7 @@ def summary(trials: Sequence[FrozenTrial]) -> str:
         "left by their workers": states.count(TrialState.FAIL),
     }
     listed = [f"{count} {what}" for what, count in counts.items() if count]
-    return f"{len(trials)} trials: {', '.join(listed)}" if trials else "no trials yet"
+    return f"{counted(len(trials))}: {', '.join(listed)}" if trials else "no trials yet"
 
 
 def _print(
@@ -222,8 +224,7 @@ def _sections(
     )
     yield _section("Learning curves", "Grey: stopped early.", _curves(trials))
     yield "</div>"
-    if len(complete) >= ENOUGH_TO_COMPARE:
-        figure = visualization.plot_param_importances(study)
+    if len(complete) >= ENOUGH_TO_COMPARE and (figure := _importances(study)):
         yield _section(
             "Importance of settings",
             f"What separates the best from the rest (PED-ANOVA of {len(complete)} trials"
@@ -231,6 +232,16 @@ def _sections(
             _plain(figure).update_traces(marker_color=BLUE).update_xaxes(title="importance"),
             120 + 40 * len(complete[0].params),
         )
+
+
+def _importances(study: optuna.Study) -> go.Figure | None:
+    """A bar for each setting; None where the best are as all the others, in errors that tie."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Target and region quantiles select the same")
+        try:
+            return visualization.plot_param_importances(study)
+        except UserWarning:
+            return None
 
 
 def _section(title: str, text: str, figure: go.Figure, height: int = 340) -> str:

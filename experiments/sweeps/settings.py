@@ -1,12 +1,13 @@
 """The sweep's flags."""
 
 import dataclasses
+import re
 from typing import Annotated, Literal
 
 import tyro
 
 from experiments import config as configuration
-from experiments.config import Config, ConfigError, OptionalInt, OptionalStr
+from experiments.config import PRESETS, Config, ConfigError, OptionalInt, OptionalStr
 
 PROGRAM = "python -m experiments.sweep"
 
@@ -43,7 +44,7 @@ class Sweep:
     """postgresql://USER@HOST/DATABASE, for workers on many machines. Default: a file in the run
     folder, for those on one. Passwords are better left to ~/.pgpass or PGPASSWORD."""
     study: OptionalStr = None
-    """The sweep's name there."""
+    """The sweep's name there, and its run folder's; of letters, digits, _, - and ."""
     heartbeat: int = 10
     """Seconds between a worker's signs of life; what is silent for six times that is taken for
     dead, and its trials run again."""
@@ -54,7 +55,7 @@ class SweepConfig(Config):
     """Search settings for the smallest validation error.
 
     Everything that is not searched is fixed by the flags of experiments.train. The same command
-    again, at any time, joins the sweep as another worker or continues it. `python -m
+    with the sweep's --run-dir, at any time, joins it as another worker or continues it. `python -m
     experiments.sweep report RUN_DIR` makes tables and plots of it.
     """
 
@@ -83,9 +84,12 @@ def parse(arguments: list[str]) -> tuple[str, SweepConfig]:
     Raises:
         ConfigError: on settings that make no sense.
     """
-    preset, config = configuration.parse(arguments, PROGRAM, SweepConfig)
-    _check(config)
-    return preset, config
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in PRESETS:
+        raise ConfigError(
+            f"the first argument must be report, or a PRESET: {', '.join(PRESETS)}; "
+            f"got {arguments[0]}"
+        )
+    return configuration.parse(arguments, PROGRAM, SweepConfig, _check)
 
 
 def parse_report(arguments: list[str]) -> Report:
@@ -104,6 +108,8 @@ def parse_report(arguments: list[str]) -> Report:
 def _check(config: SweepConfig) -> None:
     """Raises `ConfigError` for the first setting that makes no sense."""
     sweep, run = config.sweep, config.run
+    _check_left_out(config)  # before anything is asked to go with what a sweep has no use for
+    configuration.check(config)
     for flag, value in {
         "--trials": sweep.trials,
         "--seeds": sweep.seeds,
@@ -117,23 +123,30 @@ def _check(config: SweepConfig) -> None:
     last = config.optimisation.seed + sweep.seeds - 1
     if last >= 2**32:
         raise ConfigError(f"--seed with --seeds must stay in 0 .. 2^32 - 1; got up to {last}")
-    for flag, given, default in [
-        ("--resume", run.resume, "never"),
-        ("--checkpoint-every", run.checkpoint_every, 1),
-        ("--no-figures", run.figures, True),
-    ]:
-        if given != default:
-            raise ConfigError(f"{flag} must be left out: a sweep keeps no checkpoints or pictures")
-    if run.coordinator is not None:
-        raise ConfigError("--coordinator must be left out: workers meet in the --storage")
     if run.mesh is not None and "member" not in configuration.mesh_sizes(run):
         raise ConfigError(f"--mesh must spread members, as member=M does; got {run.mesh}")
     _check_storage(sweep.storage, sweep.study)
 
 
+def _check_left_out(config: SweepConfig) -> None:
+    run = config.run
+    for flag, given, default, why in [
+        ("--resume", run.resume, "never", "a sweep's --run-dir is always continued"),
+        ("--checkpoint-every", run.checkpoint_every, 1, "a sweep keeps no checkpoints"),
+        ("--no-figures", run.figures, True, "a sweep draws no pictures"),
+        ("--coordinator", run.coordinator, None, "workers meet in the --storage"),
+    ]:
+        if given != default:
+            raise ConfigError(f"{flag} must be left out: {why}")
+
+
 def _check_storage(storage: str | None, study: str | None) -> None:
     if (storage is None) != (study is None):
         raise ConfigError("--storage and --study must be given together, or neither")
+    if study is not None and not re.fullmatch(r"[\w-][\w.-]*", study):  # it names a folder
+        raise ConfigError(
+            f"--study must be of letters, digits, _, - and ., and not start with that; got {study}"
+        )
     if storage is not None and not storage.startswith(("postgresql://", "postgresql+psycopg://")):
         kind = storage.partition(":")[0]
         raise ConfigError(f"--storage must be postgresql://USER@HOST/DATABASE; got {kind}:")

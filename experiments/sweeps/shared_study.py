@@ -35,7 +35,9 @@ from experiments.sweeps.storages import (
 )
 
 RETRIES = 10  # of a trial whose workers die: it may be what kills them
-IMPOSSIBLE_IN_A_ROW = 100
+# Configurations in a row that cannot be, before a worker ends: of those that are only drawn, and of
+# those that take the data to find out.
+IMPOSSIBLE_IN_A_ROW, UNFIT_IN_A_ROW = 100, 20
 
 Kind = Literal["complete", "pruned", "diverged", "impossible"]
 
@@ -204,7 +206,9 @@ class SharedStudy:
                 try:
                     taken.append((trial, draw(trial)))
                 except ConfigError as error:
-                    self._finish(trial, Outcome("impossible", reason=str(error)))
+                    self._finish(
+                        trial, Outcome("impossible", reason=str(error)), IMPOSSIBLE_IN_A_ROW
+                    )
         return taken
 
     def _recover(self) -> None:
@@ -256,9 +260,9 @@ class SharedStudy:
             RunError: if nothing that is drawn can be.
         """
         with self.exclusive():
-            return self._finish(trial, outcome)
+            return self._finish(trial, outcome, UNFIT_IN_A_ROW)
 
-    def _finish(self, trial: optuna.Trial, outcome: Outcome) -> bool:
+    def _finish(self, trial: optuna.Trial, outcome: Outcome, most_impossible: int) -> bool:
         is_mine = self._let_go(trial.number)
         if is_mine:
             trial.set_user_attr("outcome", outcome._asdict())
@@ -267,7 +271,7 @@ class SharedStudy:
             else:
                 self._study.tell(trial, state=TrialState.PRUNED)
         if outcome.kind == "impossible":
-            self._check_possible(outcome.reason)
+            self._check_possible(outcome.reason, most_impossible)
         return is_mine
 
     def _let_go(self, number: int) -> bool:
@@ -277,12 +281,12 @@ class SharedStudy:
         self._mine.discard(number)
         return self._storage.get_trial(trial_id).state == TrialState.RUNNING
 
-    def _check_possible(self, reason: str | None) -> None:
-        last = [outcome(trial) for trial in self.trials()[-IMPOSSIBLE_IN_A_ROW:]]
-        impossible = sum(each is not None and each.kind == "impossible" for each in last)
-        if impossible == IMPOSSIBLE_IN_A_ROW and self._terms.limit is not None:
+    def _check_possible(self, reason: str | None, most: int) -> None:
+        ended = filter(None, map(outcome, self.trials()))
+        last = [each.kind for each in ended][-most:]
+        if last == ["impossible"] * most and self._terms.limit is not None:
             raise RunError(
-                f"{IMPOSSIBLE_IN_A_ROW} configurations in a row were drawn that cannot be: narrow "
+                f"{most} configurations in a row were drawn that cannot be: narrow "
                 f"--space; of the last, {reason}"
             )
 
@@ -310,7 +314,7 @@ def join(place: Place, terms: Terms) -> Iterator[SharedStudy]:
     Raises:
         RunError: if the storage cannot be used, or the study is another sweep's.
     """
-    with reaching(place), contextlib.ExitStack() as stack:
+    with reaching(place.storage), contextlib.ExitStack() as stack:
         storage, mutex = connect(place, terms.heartbeat, create=True)
         stack.enter_context(closing(storage))
         with mutex(), experimental():

@@ -164,7 +164,7 @@ def to_specs(space: Space) -> dict[str, str]:
 def _from_flags(given: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     for argument in given:
         name, equals, spec = argument.partition("=")
-        if not equals:
+        if not equals or not name.strip():
             raise ConfigError(f"--space must be NAME=SPEC; got {argument}")
         yield name, spec, f"--space {argument}"
 
@@ -202,7 +202,7 @@ def _known(name: str, source: str) -> str:
 def _dimension(name: str, spec: str) -> Dimension:
     """What a specification says about a setting."""
     where = f"--space {name}={spec}"
-    if ".." in spec:
+    if ".." in spec or spec.startswith("log:"):
         return _range(name, spec, where)
     options = tuple(_value(TYPES[name], part.strip(), where) for part in spec.split(","))
     for i, option in enumerate(options):
@@ -216,7 +216,9 @@ def _range(name: str, spec: str, where: str) -> Range:
     kind = next((kind for kind in (int, float) if kind in _alternatives(TYPES[name])), None)
     if kind is None:
         raise ConfigError(f"{where}: {name} is not a number, so it has no range; list its values")
-    if len(parts) > (2 if log else 3):
+    if log and len(parts) != 2:
+        raise ConfigError(f"{where}: log: must be followed by low..high")
+    if len(parts) > 3:
         raise ConfigError(f"{where}: must be low..high, log:low..high or low..high..step")
     low, high, *steps = [_value(kind, part.strip(), where) for part in parts]
     step = steps[0] if steps else None

@@ -6,6 +6,7 @@ import functools
 import pathlib
 import sqlite3
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ POSTGRESQL_OPTIONS = (
     "-c timezone=utc "  # the time of a heartbeat is the session's
     "-c tcp_keepalives_idle=20 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
 )
+SESSION = {"options": POSTGRESQL_OPTIONS}
 # What any of its calls may raise.
 STORAGE_ERRORS = (StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
 
@@ -47,6 +49,11 @@ class Place(NamedTuple):
     url: str | None = None
     name: str = ONLY_STUDY
 
+    @property
+    def storage(self) -> str:
+        """What the study is in, for people."""
+        return str(self.folder / DATABASE) if self.url is None else "--storage"
+
     def __str__(self) -> str:
         return str(self.folder) if self.url is None else f"--study {self.name}"
 
@@ -61,7 +68,7 @@ def experimental() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reaching(place: Place) -> Iterator[None]:
+def reaching(storage: object) -> Iterator[None]:
     """Says in one line what is wrong with a storage.
 
     Raises:
@@ -72,7 +79,6 @@ def reaching(place: Place) -> Iterator[None]:
     except STORAGE_ERRORS as error:
         cause = error.__cause__ or error
         reason = " ".join(str(getattr(cause, "orig", None) or cause).split())
-        storage = place.folder / DATABASE if place.url is None else "--storage"
         raise RunError(f"{storage}: cannot be used: {reason}") from error
 
 
@@ -90,20 +96,22 @@ def connect(place: Place, heartbeat: int, create: bool) -> tuple[RDBStorage, Mut
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if place.url is None:
-        mutex = functools.partial(_file_lock, place.folder / LOCK)
+        mutex = setting_up = functools.partial(_file_lock, place.folder / LOCK)
         url = f"sqlite:///{DATABASE}"  # a name only: what opens it knows the path
         arguments: dict[str, Any] = {"creator": _opener(place.folder / DATABASE)}
     else:
         url = _postgresql_url(place.url)
-        arguments = {"connect_args": {"options": POSTGRESQL_OPTIONS}, "pool_pre_ping": True}
-        # A connection of its own for each turn: however it ends, its end ends the turn.
-        single = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool, **arguments)
-        mutex = functools.partial(_advisory_lock, single)
+        arguments = {"connect_args": SESSION, "pool_pre_ping": True}
+        single = _single_connections(url)
+        setting_up = functools.partial(_advisory_lock, single, ADVISORY_KEY)
+        # A study's key is a pair, none of which is a database's.
+        key = (ADVISORY_KEY, zlib.crc32(place.name.encode()) - 2**31)
+        mutex = functools.partial(_advisory_lock, single, *key)
         url = url.replace("{", "{{").replace("}", "}}")  # to optuna it is a template
     if not create:  # a storage that turns out to be none leaves no connection open
         arguments["poolclass"] = sqlalchemy.pool.NullPool
     try:
-        with mutex() if create else contextlib.nullcontext(), experimental():
+        with setting_up() if create else contextlib.nullcontext(), experimental():
             storage = RDBStorage(
                 url,
                 engine_kwargs=arguments,
@@ -127,11 +135,35 @@ def _file_lock(path: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _advisory_lock(engine: sqlalchemy.Engine) -> Iterator[None]:
+def _advisory_lock(engine: sqlalchemy.Engine, *key: int) -> Iterator[None]:
     """Holds a lock of the database; it lets go when the connection ends, however it ends."""
     with engine.connect() as connection:
-        connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_lock(ADVISORY_KEY)))
+        connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_lock(*key)))
         yield
+
+
+def _single_connections(url: str) -> sqlalchemy.Engine:
+    """A connection of its own for each turn: however it ends, its end ends the turn.
+
+    It is in no transaction, which servers may end when it idles.
+    """
+    return sqlalchemy.create_engine(
+        url,
+        poolclass=sqlalchemy.pool.NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args=SESSION,
+    )
+
+
+def reach(url: str) -> None:
+    """Connects to a database, and leaves it.
+
+    Raises:
+        ConfigError: if the URL is none.
+        RunError: if it cannot be reached.
+    """
+    with reaching("--storage"), _single_connections(_postgresql_url(url)).connect():
+        pass
 
 
 def _opener(path: pathlib.Path) -> Callable[[], sqlite3.Connection]:
@@ -179,7 +211,7 @@ def load(place: Place) -> Iterator[optuna.Study]:
     """
     if place.url is None and not (place.folder / DATABASE).exists():
         raise RunError(f"{place.folder}: holds no sweep; {DATABASE} not found")
-    with reaching(place), closing(connect(place, heartbeat=1, create=False)[0]) as storage:
+    with reaching(place.storage), closing(connect(place, heartbeat=1, create=False)[0]) as storage:
         try:
             study = optuna.load_study(study_name=place.name, storage=storage)
         except KeyError:

@@ -1,6 +1,8 @@
 """A worker of a sweep: takes trials, trains their networks, records what became of them."""
 
 import contextlib
+import dataclasses
+import itertools
 import math
 import pathlib
 import statistics
@@ -15,14 +17,14 @@ from rich.console import Console
 
 from experiments import config as configuration
 from experiments import members
-from experiments.config import Config, ConfigError
+from experiments.config import Config, ConfigError, Run
 from experiments.records import RunError, write_json
 from experiments.sweeps import definition as definitions
 from experiments.sweeps import space as search
-from experiments.sweeps.definition import Definition, as_text, percent, spread
+from experiments.sweeps.definition import Definition, as_text, counted, percent, spread
 from experiments.sweeps.settings import SweepConfig
 from experiments.sweeps.shared_study import Outcome, SharedStudy, Terms, join
-from experiments.sweeps.storages import LOCK, ONLY_STUDY, STORAGE_ERRORS, Place
+from experiments.sweeps.storages import LOCK, ONLY_STUDY, STORAGE_ERRORS, Place, reach
 
 if typing.TYPE_CHECKING:
     from experiments.population import OnEpoch, Record, Result
@@ -92,12 +94,41 @@ def _pruner(name: str, epochs: int) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
-def _place(preset: str, config: SweepConfig) -> Place:
-    """Where the study is, and the folder that was given or a new one's name."""
+def _open(preset: str, config: SweepConfig) -> Place:
+    """Where the study is: in the folder that was given, or that is the study's, or a new one.
+
+    Raises:
+        RunError: if the storage cannot be reached, or the folder holds something else.
+    """
     sweep, given = config.sweep, config.run.run_dir
-    name = sweep.study or f"sweep-{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = pathlib.Path("runs", name) if given is None else pathlib.Path(given).expanduser()
+    if sweep.storage is not None:  # a wrong address leaves no folder behind
+        reach(sweep.storage)
+    if given is not None:
+        folder = pathlib.Path(given).expanduser()
+    elif sweep.study is not None:
+        folder = pathlib.Path("runs", sweep.study)
+    else:
+        folder = _new_folder(f"sweep-{preset}-{time.strftime('%Y%m%d-%H%M%S')}")
+    _claim(folder)
     return Place(folder, sweep.storage, sweep.study or ONLY_STUDY)
+
+
+def _new_folder(name: str) -> pathlib.Path:
+    """A folder that nobody else has: two sweeps may start in one second.
+
+    Raises:
+        RunError: if it cannot be made.
+    """
+    for i in itertools.count():
+        folder = pathlib.Path("runs", f"{name}-{i}" if i else name)
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
+    raise AssertionError
 
 
 def _claim(folder: pathlib.Path) -> None:
@@ -117,10 +148,8 @@ def _claim(folder: pathlib.Path) -> None:
 
 
 def _write_definition(folder: pathlib.Path, definition: Definition) -> None:
-    """Leaves the settings where people look for them."""
-    stored = definitions.to_dict(definition)
-    write_json(folder / "config.json", stored.pop("base"))
-    write_json(folder / "space.json", stored)
+    """Leaves the settings where people look for them; not in a `config.json`, as a run does."""
+    write_json(folder / "sweep.json", definitions.to_dict(definition))
 
 
 class Worker:
@@ -131,6 +160,9 @@ class Worker:
         config: the settings.
         train: what trains networks.
 
+    Attributes:
+        folder: the sweep's run folder; None before there is one.
+
     Raises:
         ConfigError: if settings make no sense.
     """
@@ -138,25 +170,30 @@ class Worker:
     def __init__(self, preset: str, config: SweepConfig, train: Train) -> None:
         self._definition = definitions.define(preset, config)
         self._terms = _terms(self._definition, config)
-        self._place = _place(preset, config)
-        self._sweep, self._train = config.sweep, train
+        self._preset, self._config, self._train = preset, config, train
+        self._sweep = config.sweep
+        self.folder: pathlib.Path | None = None
         self._joined: SharedStudy | None = None
 
-    def work(self) -> None:
+    def work(self, check: Callable[[], None]) -> None:
         """Searches until all that is wanted is finished.
 
         What it holds when it is interrupted is given back.
 
+        Args:
+            check: is called after each epoch, and raises if the worker is to leave: what a signal's
+                handler raised may have been swallowed on its way.
+
         Raises:
             RunError: if the folder or the storage cannot be used, or holds another sweep.
         """
-        folder = self._place.folder
-        _claim(folder)
-        print(f"run folder {folder}", flush=True)
-        with join(self._place, self._terms) as self._joined:
-            _write_definition(folder, self._definition)
+        place = _open(self._preset, self._config)
+        self.folder = place.folder
+        print(f"run folder {place.folder}", flush=True)
+        with join(place, self._terms) as self._joined:
+            _write_definition(place.folder, self._definition)
             try:
-                self._run()
+                self._run(check)
             except BaseException:
                 self.give_back()
                 raise
@@ -168,23 +205,29 @@ class Worker:
             return
         with contextlib.suppress(*STORAGE_ERRORS, RunError):  # others will miss its signs of life
             if count := self._joined.give_back():
-                print(f"given back, to be run again: {count} trials", flush=True)
+                print(f"given back, to be run again: {counted(count)}", flush=True)
+
+    @property
+    def _folder(self) -> pathlib.Path:
+        assert self.folder is not None
+        return self.folder
 
     @property
     def _study(self) -> SharedStudy:
         assert self._joined is not None
         return self._joined
 
-    def _run(self) -> None:
+    def _run(self, check: Callable[[], None]) -> None:
         """Takes and trains until all is finished.
 
         While others run what is left it waits: should they be killed, that comes back.
         """
         waiting = False
         while True:
+            check()
             batch = [Job(*taken) for taken in self._study.take(self._sweep.population, self._draw)]
             for indices in members.programs([job.config for job in batch]):
-                self._train_together([batch[index] for index in indices])
+                self._train_together([batch[index] for index in indices], check)
             if batch:
                 continue
             if self._study.is_done():
@@ -201,10 +244,10 @@ class Worker:
             ConfigError: if it cannot be.
         """
         config = search.suggest(self._definition.space, self._definition.base, trial)
-        configuration.check(config)
+        configuration.check(dataclasses.replace(config, run=Run(mesh=self._config.run.mesh)))
         return config
 
-    def _train_together(self, jobs: Sequence[Job]) -> None:
+    def _train_together(self, jobs: Sequence[Job], check: Callable[[], None]) -> None:
         """Trains trials of one program, each with every seed, and records them."""
         networks = [
             configuration.replace(job.config, {"seed": job.config.optimisation.seed + i})
@@ -216,6 +259,7 @@ class Worker:
             with _epochs(jobs) as advance:
 
                 def on_epoch(epoch: int, records: "Sequence[Record | None]") -> Sequence[bool]:
+                    check()
                     advance(epoch)
                     return watch.on_epoch(epoch, records)
 
@@ -243,7 +287,7 @@ class Worker:
                 "config": configuration.to_dict(found.config),
                 "command": found.command,
             }
-            write_json(self._place.folder / "best.json", record)
+            write_json(self._folder / "best.json", record)
 
     def _conclude(self) -> None:
         """Says what was best."""
@@ -278,11 +322,15 @@ class _Watch:
 
     def _judge(self, job: Job, epoch: int, records: "Sequence[Record | None]") -> Outcome | None:
         """Why a trial is to be stopped after an epoch, if it is."""
-        errors = [math.nan if record is None else record["validation_error"] for record in records]
-        lost = [job.config.optimisation.seed + i for i, e in enumerate(errors) if math.isnan(e)]
-        if lost:
-            reason = f"seed {lost[0]} diverged in epoch {epoch}"
-            return Outcome("diverged", reason=reason)
+        errors = []
+        for i, record in enumerate(records):
+            # Logits that are not finite have an error all the same, but no such loss.
+            if record is None or not all(
+                math.isfinite(record[name]) for name in ("validation_error", "validation_loss")
+            ):
+                seed = job.config.optimisation.seed + i
+                return Outcome("diverged", reason=f"seed {seed} diverged in epoch {epoch}")
+            errors.append(record["validation_error"])
         error, last = statistics.fmean(errors), epoch == job.config.optimisation.epochs
         if self._study.report(job.trial, error, epoch) or last:
             return None

@@ -24,7 +24,7 @@ def place(request: pytest.FixtureRequest, folder: pathlib.Path) -> Place:
     """Where a study is kept, in either kind of storage."""
     if request.param == "sqlite":
         return Place(folder)
-    return Place(folder, request.getfixturevalue("postgresql"), f"study {uuid.uuid4()}")
+    return Place(folder, request.getfixturevalue("postgresql"), f"study-{uuid.uuid4()}")
 
 
 def arguments(place: Place) -> list[str]:
@@ -97,7 +97,7 @@ def test_workers_that_are_asked_to_leave_give_their_trials_back(
         output, error = worker.communicate(timeout=20)
         assert worker.returncode == 128 + number
         word = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}[number]
-        assert error == f"error: {word}; the same command joins the sweep again\n"
+        assert error == f"error: {word}; --run-dir {place.folder} joins it again\n"
         assert "given back, to be run again: 2 trials" in output
     states = Counter(trial.state for trial in trials(place))
     assert states == {TrialState.FAIL: 4, TrialState.WAITING: 4}

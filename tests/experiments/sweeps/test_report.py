@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from experiments import sweep
+from tests.experiments.sweeps import fake
 from tests.experiments.sweeps.conftest import BASE
 
 CHROMIUM = shutil.which("chromium")
@@ -65,8 +66,25 @@ def test_a_report_of_a_sweep_that_goes_on(
     assert search("--trials", 1) == 0
     for trials in (1, 2, 5):
         assert search("--trials", trials) == 0
-        assert report(folder, "--out", folder / "deep" / "page.html") == 0
-    assert (folder / "deep" / "page.html").stat().st_size > 1e6
+        assert report(folder, "--out", folder / "page.html") == 0
+    assert (folder / "page.html").stat().st_size > 1e6
+    assert "\n1 trial: 1 trained whole\n" in capsys.readouterr().out
+    capsys.readouterr()
+    assert report(folder, "--out", folder / "deep" / "page.html") == 1
+    missing = (
+        f"error: {folder / 'deep' / 'page.html'}: cannot be written: No such file or directory\n"
+    )
+    assert capsys.readouterr().err == missing
+    assert not (folder / "deep").exists()
+
+
+def test_errors_that_are_all_equal_have_no_importance(
+    search: Callable[..., int], folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake, "error", lambda config, epoch: 5.0)
+    assert search("--trials", 5, "--pruner", "none") == 0
+    assert report(folder) == 0
+    assert "Importance of settings" not in (folder / "report.html").read_text()
 
 
 def test_what_is_no_sweep_is_named(

@@ -1,21 +1,27 @@
 """What a worker makes of trials: means over seeds, pruning, divergence, the best, joining."""
 
+import contextlib
 import json
+import math
 import pathlib
 import shlex
 import shutil
+import signal
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments import config as configuration
-from experiments import sweep
+from experiments import run_folder, sweep
 from experiments.config import Config, ConfigError
-from experiments.sweeps.storages import DATABASE, LOCK, Place, load
+from experiments.records import RunError
+from experiments.sweeps.storages import DATABASE, LOCK, Mutex, Place, connect, load
 from tests.experiments.sweeps import fake
 from tests.experiments.sweeps.conftest import BASE
 
@@ -51,12 +57,12 @@ def test_a_sweep_ends_with_the_best_as_a_command(
     python, dash_m, module, *arguments = shlex.split(command)
     assert (python, dash_m, module) == ("python", "-m", "experiments.train")
     assert configuration.parse(arguments, "train")[1] == config
-    stored = json.loads((folder / "space.json").read_text())
+    stored = json.loads((folder / "sweep.json").read_text())
     assert stored["space"] == {
         "learning_rate": "log:0.0001..1.0",
         "transform": "affine,rotation",
     }
-    assert configuration.from_dict(json.loads((folder / "config.json").read_text()))
+    assert configuration.from_dict(stored["base"]).optimisation.epochs == 4
 
 
 def test_hopeless_trials_are_stopped_with_all_their_seeds(
@@ -225,14 +231,117 @@ def test_a_folder_that_is_gone_is_named(
     assert error == f"error: {folder / LOCK}: cannot be written: No such file or directory\n"
 
 
-def test_a_storage_that_is_not_there_is_named(
-    search: Search, capsys: pytest.CaptureFixture[str]
+def test_a_storage_that_is_not_there_is_named_and_leaves_no_folder(
+    search: Search, folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert search("--storage", "postgresql://me:secret@127.0.0.1:1/none", "--study", "s") == 1
     error = capsys.readouterr().err
     assert error.startswith("error: --storage: cannot be used: ")
     assert error.count("\n") == 1
     assert "secret" not in error
+    assert not folder.exists()
+    assert search("--storage", "postgresql://me@127.0.0.1:54x2/none", "--study", "s") == 2
+    assert "error: --storage must be postgresql://" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_two_sweeps_that_start_in_one_second_have_folders_of_their_own(
+    search: Search, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "now")
+    for _ in range(2):
+        assert sweep.main([*BASE, "--trials", "1"]) == 0
+    assert {path.name for path in pathlib.Path("runs").iterdir()} == {
+        "sweep-demo-now",
+        "sweep-demo-now-1",
+    }
+
+
+def test_a_training_run_is_not_continued_in_a_sweeps_folder(
+    search: Search, folder: pathlib.Path
+) -> None:
+    assert search("--trials", 1) == 0
+    given = ["demo", "--epochs", "4", "--run-dir", str(folder), "--resume", "auto"]
+    with pytest.raises(RunError, match="is not a run folder and not empty; it holds "):
+        run_folder.claim(folder, configuration.parse(given, "train")[1])
+
+
+def test_a_trial_whose_last_loss_is_not_finite_is_not_complete(
+    search: Search, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(configs: Sequence[Config], *, on_epoch: Any, **options: Any) -> list[fake.Result]:
+        def with_loss(epoch: int, records: Sequence[Any]) -> Sequence[bool]:
+            loss = math.inf if epoch == 4 else 1.0
+            return on_epoch(
+                epoch, [record and record | {"validation_loss": loss} for record in records]
+            )
+
+        return fake.train(configs, on_epoch=with_loss, **options)
+
+    monkeypatch.setattr(sweep, "_trainer", lambda run: train)
+    assert search("--trials", 1) == 0
+    assert trials(folder)[0].user_attrs["outcome"]["reason"] == "seed 0 diverged in epoch 4"
+
+
+def test_what_is_drawn_fits_the_mesh(search: Search, folder: pathlib.Path) -> None:
+    given = ["--space", "batch_size=32..64", "--mesh", "member=1,batch=2", "--sampler", "random"]
+    assert search(*given, "--trials", 3, base=BASE[:5]) == 0
+    for trial in trials(folder):
+        odd = trial.params["batch_size"] % 2 == 1
+        assert (trial.user_attrs["outcome"]["kind"] == "impossible") == odd
+
+
+def test_a_signal_that_was_swallowed_still_ends_the_worker_after_the_epoch(
+    search: Search,
+    folder: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def train(configs: Sequence[Config], **options: Any) -> list[fake.Result]:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return fake.train(configs, **options)
+
+    monkeypatch.setattr(sweep, "_trainer", lambda run: train)
+    assert search("--trials", 1) == 130
+    captured = capsys.readouterr()
+    assert captured.err == f"error: interrupted; --run-dir {folder} joins it again\n"
+    assert "given back, to be run again: 1 trial\n" in captured.out
+    assert not any(trial.intermediate_values for trial in trials(folder))
+
+
+def test_where_nothing_fits_the_data_it_ends_soon(
+    search: Search, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(configs: Sequence[Config], **options: Any) -> list[fake.Result]:
+        raise ConfigError("--batch-size is too large")
+
+    monkeypatch.setattr(sweep, "_trainer", lambda run: train)
+    assert search("--trials", 32) == 1
+    ended = [trial for trial in trials(folder) if "outcome" in trial.user_attrs]
+    assert len(ended) == 20
+
+
+@pytest.mark.postgres
+def test_workers_of_two_studies_do_not_wait_for_each_other(
+    postgresql: str, tmp_path: pathlib.Path
+) -> None:
+    def mutex(name: str) -> Mutex:
+        storage, found = connect(Place(tmp_path, postgresql, name), heartbeat=1, create=True)
+        storage.engine.dispose()
+        return found
+
+    one, other = mutex("one"), mutex("other")
+    engine = sqlalchemy.create_engine(
+        postgresql.replace("://", "+psycopg://"), poolclass=sqlalchemy.pool.NullPool
+    )
+    with one(), other(), engine.connect() as connection:
+        activity = "select state from pg_stat_activity where query like '%pg_advisory_lock(%'"
+        # A server may end what idles in a transaction.
+        assert connection.execute(sqlalchemy.text(activity)).scalars().all()[:2] == ["idle"] * 2
+        keys = "select count(*) from pg_locks where locktype = 'advisory' and granted"
+        assert connection.execute(sqlalchemy.text(keys)).scalar_one() == 2
 
 
 def test_what_goes_wrong_in_training_leaves_the_trials_to_others(
