@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import os
 import pathlib
 import shlex
 import shutil
@@ -56,14 +57,15 @@ def _fail(error: object, code: int) -> int:
 
 @contextlib.contextmanager
 def _noticing_losses(coordinator: str | None) -> Iterator[None]:
-    """Says in one line that another process was lost, of which JAX tells by a `RuntimeError`."""
+    """Ends with one line where another process is lost, of which JAX tells by `RuntimeError`."""
     try:
         yield
     except RuntimeError as error:
         if coordinator is None:
             raise
         reason = str(error).splitlines()[0]
-        raise RunError(f"--coordinator {coordinator}: a process was lost: {reason}") from error
+        _fail(f"--coordinator {coordinator}: a process was lost: {reason}", 1)
+        os._exit(1)  # JAX would wait for the one that is lost, and then abort
 
 
 def run(config: Config, preset: str, command: str) -> dict[str, Any]:
