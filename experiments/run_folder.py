@@ -27,8 +27,16 @@ def choose(config: Config, preset: str) -> pathlib.Path:
     """The folder that was given, or a new one named after the preset and the time."""
     if config.run.run_dir is not None:
         return pathlib.Path(config.run.run_dir).expanduser()
-    name = f"{preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    for suffix in ["", *(f"-{i}" for i in range(1, 100))]:  # two runs may start in one second
+    return make(f"{preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+
+
+def make(name: str) -> pathlib.Path:
+    """A new folder in `runs/`, which nobody else has: two may start in one second.
+
+    Raises:
+        RunError: if it cannot be made.
+    """
+    for suffix in ["", *(f"-{i}" for i in range(1, 100))]:
         folder = pathlib.Path("runs") / (name + suffix)
         try:
             folder.mkdir(parents=True)

@@ -267,10 +267,10 @@ def _train_epochs(
             bar.epoch_done(record)
             snapshot = at_start_of_epoch(state, steps)
             due = epoch % every == 0 and checkpoints.due
-            stopping = _agreed(stop, state)
-            if due or epoch == epochs or stopping:
+            stops = _agreed(stop, state)
+            if due or epoch == epochs or stops:
                 checkpoints.save(snapshot)
-            if stopping:
+            if stops:
                 stop.check()
         stop.patient = False
         board.add_images(probe.pictures(jax.device_get(snapshot.state.params)), epochs)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import math
 import pathlib
 import statistics
@@ -16,7 +15,7 @@ from rich import progress
 from rich.console import Console
 
 from experiments import config as configuration
-from experiments import members
+from experiments import members, run_folder
 from experiments.config import Config, ConfigError, Run
 from experiments.records import RunError, write_json
 from experiments.sweeps import definition as definitions
@@ -38,7 +37,7 @@ How = Literal["auto", "vmap", "loop"]
 class Train(Protocol):
     """`experiments.population.train`."""
 
-    def __call__(  # noqa: D102
+    def __call__(  # noqa: D102  # the class's docstring names what it is
         self,
         configs: Sequence[Config],
         *,
@@ -108,27 +107,9 @@ def _open(preset: str, config: SweepConfig) -> Place:
     elif sweep.study is not None:
         folder = pathlib.Path("runs", sweep.study)
     else:
-        folder = _new_folder(f"sweep-{preset}-{time.strftime('%Y%m%d-%H%M%S')}")
+        folder = run_folder.make(f"sweep-{preset}-{time.strftime('%Y%m%d-%H%M%S')}")
     _claim(folder)
     return Place(folder, sweep.storage, sweep.study or ONLY_STUDY)
-
-
-def _new_folder(name: str) -> pathlib.Path:
-    """A folder that nobody else has: two sweeps may start in one second.
-
-    Raises:
-        RunError: if it cannot be made.
-    """
-    for i in itertools.count():
-        folder = pathlib.Path("runs", f"{name}-{i}" if i else name)
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
-    raise AssertionError
 
 
 def _claim(folder: pathlib.Path) -> None:
