@@ -58,6 +58,8 @@ class Data:
     """For npz: a file of arrays x_train, y_train, x_test, y_test."""
     validation_size: OptionalInt = None
     """Training examples held out for validation. Default: 5000, 200 of digits, a tenth of npz."""
+    task: Literal["classify", "add"] = "classify"
+    """add: another digit, distorted on its own, is a second channel; the label is the sum."""
     distortion: DistortionName = "r"
     """r rotation; rts rotation, translation, scale; p projective; e elastic; tc translation with
     clutter; t translation."""
@@ -101,7 +103,8 @@ class Model:
     output_size: OptionalInt = None
     """Side of the transformer's output, in pixels. Default: its input's."""
     pool: int = 1
-    """Average pooling after the transformer by this factor, against aliasing where it shrinks."""
+    """Average pooling by this factor, after the transformer, against aliasing where it shrinks, or
+    of a plain network's input."""
     mode: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     """The sampler's interpolation."""
     padding_mode: Literal["zeros", "border", "reflection"] = "zeros"

@@ -120,7 +120,12 @@ def assemble(
     if normalisation is None:
         normalisation = preparation.normalisation(dataset.train.images)
     steps_per_epoch = num_train // batch_size
-    network = models.make_network(config.model, dataset.num_classes, normalisation.background)
+    stored = len(normalisation.background)
+    network = models.make_network(
+        config.model,
+        preparation.num_classes(config.data, dataset.num_classes),
+        normalisation.background * (preparation.channels(config.data, stored) // stored),
+    )
     apply = apply_fn(network)
     return Experiment(
         config=config,

@@ -55,10 +55,18 @@ class Probe:
         low, high = float(self.images.min()), float(self.images.max())
         contrast = high - low or 1.0
         return {
-            name: np.clip((np.asarray(images, np.float32) - low) / contrast, 0, 1)
+            name: np.clip((visible(images) - low) / contrast, 0, 1)
             for name, images in named.items()
-            if images.shape[-1] in (1, 3)
+            if images.shape[-1] <= 3
         }
+
+
+def visible(images: Any) -> np.ndarray:
+    """Images `[n, h, w, c]` as they are drawn: of two channels, one is magenta and one cyan."""
+    images = np.asarray(images, np.float32)
+    if images.shape[-1] != 2:
+        return images
+    return np.concatenate([images, images.max(axis=-1, keepdims=True)], axis=-1)
 
 
 def _test_keys(count: int) -> jax.Array:
@@ -156,12 +164,12 @@ def draw(folder: pathlib.Path, experiment: Experiment, params: Any) -> None:
     figures.draw_curves(target / "curves.png", read_lines(folder / "metrics.jsonl"))
     probe = Probe(experiment, SHOWN)
     found = probe.intermediates(params)
-    inputs = np.asarray(probe.images)
+    inputs = visible(probe.images)
     grids = frames(experiment, {name: each["theta"] for name, each in found.items()})
     history = read_lines(folder / "frames.jsonl")
     for name, grid in grids.items():
         suffix = name.removeprefix("transformer") if len(grids) > 1 else ""
-        output = np.asarray(found[name]["output"], np.float32)
+        output = visible(found[name]["output"])
         figures.draw_images(target / f"images{suffix}.png", inputs, output)
         corners = {"align_corners": experiment.config.model.align_corners}
         framed = inputs[:FRAMED], np.asarray(grid[:FRAMED])

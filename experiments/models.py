@@ -52,7 +52,7 @@ def make_network(
     """
     classifier = settings.model.removeprefix("st_")
     if settings.model in ("fcn", "cnn", "tutorial_cnn"):
-        return SpatialTransformerNetwork((_classifier(settings, num_classes),))
+        return SpatialTransformerNetwork((*_pooling(settings), _classifier(settings, num_classes)))
     if settings.placement == "between":
         return SpatialTransformerNetwork(_interleaved(settings, num_classes, background))
     transformers = [

@@ -12,7 +12,7 @@ import numpy as np
 from experiments.config import DEFAULT_SCALES, Data, scales
 from experiments.datasets import Split
 from stn_jax import distortions
-from stn_jax.training import Batch, Prepare
+from stn_jax.training import Batch, Prepare, take
 
 # (key, image) -> image, and (key, image shape) -> theta of its warp, where it has one.
 Distort = Callable[[jax.Array, jax.Array], jax.Array]
@@ -87,7 +87,35 @@ def make_prepare(data: Data, normalisation: Normalisation) -> Prepare:
     def prepare(keys: jax.Array, batch: Batch) -> Batch:
         return batch | {"image": (distort(keys, batch["image"]) - mean) / std}
 
-    return prepare
+    return prepare if data.task == "classify" else _adding(prepare)
+
+
+def _adding(prepare: Prepare) -> Prepare:
+    """`prepare` of each example and another of its batch: images as channels, labels as a sum."""
+
+    def prepare_pairs(keys: jax.Array, batch: Batch) -> Batch:
+        first, second, partner = (_fold(keys, use) for use in (0, 1, 2))
+        others = _others_at(partner, len(keys), 1)[:, 0]
+        digits = prepare(first, batch), prepare(second, take(batch, others))
+        image = jnp.concatenate([digit["image"] for digit in digits], axis=-1)
+        return batch | {"image": image, "label": digits[0]["label"] + digits[1]["label"]}
+
+    return prepare_pairs
+
+
+def _fold(keys: jax.Array, use: int) -> jax.Array:
+    """The part of each key for one of its uses."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, use)
+
+
+def channels(data: Data, stored: int) -> int:
+    """Channels of a prepared image, given those of a stored one."""
+    return 2 * stored if data.task == "add" else stored
+
+
+def num_classes(data: Data, stored: int) -> int:
+    """The number of labels there are, given that of the data set: sums start at 0 + 0."""
+    return 2 * stored - 1 if data.task == "add" else stored
 
 
 def _scaled(stored: jax.Array) -> jax.Array:
@@ -97,13 +125,17 @@ def _scaled(stored: jax.Array) -> jax.Array:
 
 def _others(keys: jax.Array, images: jax.Array, count: int) -> jax.Array:
     """For each image, `count` others of its batch, `[b, count, h, w, c]`."""
-    size = len(images)
+    return images[_others_at(_fold(keys, 2), len(images), count)]
+
+
+def _others_at(keys: jax.Array, size: int, count: int) -> jax.Array:
+    """For each index of a batch of `size`, `count` indices of others, `[b, count]`."""
 
     def draw(key: jax.Array, index: jax.Array) -> jax.Array:
-        step = jax.random.randint(jax.random.fold_in(key, 2), (count,), min(1, size - 1), size)
+        step = jax.random.randint(key, (count,), min(1, size - 1), size)
         return (index + step) % size
 
-    return images[jax.vmap(draw)(keys, jnp.arange(size))]
+    return jax.vmap(draw)(keys, jnp.arange(size))
 
 
 def as_batch(split: Split) -> Batch:

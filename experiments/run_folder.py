@@ -23,6 +23,10 @@ from experiments.records import (
 )
 
 
+class InUseError(RunError):
+    """A run folder that another process holds."""
+
+
 def choose(config: Config, preset: str) -> pathlib.Path:
     """The folder that was given, or a new one named after the preset and the time."""
     if config.run.run_dir is not None:
@@ -59,7 +63,8 @@ def lock(folder: pathlib.Path) -> Iterator[Callable[[], None]]:
         What removes that, for a process that ends otherwise than by an exception.
 
     Raises:
-        RunError: if another process holds it, which the error names, or it cannot be written.
+        InUseError: if another process holds it, which the error names.
+        RunError: if it cannot be written.
     """
     file, before = _locked(folder)
     remove_start = functools.partial(_remove_start, folder, before)
@@ -90,7 +95,7 @@ def _locked(folder: pathlib.Path) -> tuple[BinaryIO, set[pathlib.Path]]:
             except BlockingIOError:
                 file.seek(0)
                 holder = file.read().decode(errors="replace").strip() or "another process"
-                raise RunError(f"{folder}: in use by {holder}") from None
+                raise InUseError(f"{folder}: in use by {holder}") from None
             except OSError as error:
                 raise RunError(f"{folder}: cannot be locked: {error.strerror}") from error
             # Whoever held it may have removed the file since it was opened: others would then lock

@@ -8,9 +8,8 @@ import typing
 from collections.abc import Sequence
 
 from experiments import stopping
-from experiments.config import Config, ConfigError, Run
-from experiments.datasets import DatasetError
-from experiments.records import RunError
+from experiments.config import Config, Run
+from experiments.exits import exit_code, fail
 from experiments.stopping import Stopped
 from experiments.sweeps import settings
 
@@ -23,24 +22,15 @@ if typing.TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and searches, or reports; says in one line what went wrong."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        if arguments[:1] == ["report"]:
-            _report(settings.parse_report(arguments[1:]))
+    given = sys.argv[1:] if arguments is None else arguments
+
+    def command() -> None:
+        if given[:1] == ["report"]:
+            _report(settings.parse_report(given[1:]))
         else:
-            _search(*settings.parse(arguments))
-    except ConfigError as error:
-        return _fail(error, 2)
-    except (RunError, DatasetError) as error:
-        return _fail(error, 1)
-    except Stopped as stopped:
-        return _fail(stopped, stopped.code)
-    return 0
+            _search(*settings.parse(given))
 
-
-def _fail(error: object, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    return code
+    return exit_code(command)
 
 
 # What follows imports optuna, or JAX, which --help and a wrong flag should not wait for.
@@ -57,7 +47,7 @@ def _search(preset: str, config: settings.SweepConfig) -> None:
 
     def abandon(number: int) -> None:
         worker.give_back()
-        _fail(stopped(number), 0)
+        fail(stopped(number), 0)
 
     with stopping.listening(abandon) as stop:
         try:

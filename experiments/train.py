@@ -7,7 +7,6 @@ import os
 import pathlib
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 from experiments import config as configuration
 from experiments import run_folder, stopping
 from experiments.config import Config, ConfigError
-from experiments.datasets import DatasetError
+from experiments.exits import exit_code, fail
 from experiments.records import Lines, RunError, provenance, read_epochs, write_json, writing
 from experiments.stopping import Stop, Stopped
 
@@ -26,33 +25,26 @@ EVALUATION_BATCH = 512  # in equal parts on any power of two of devices
 REMEDY = "lower --learning-rate or set --clip-norm, in another --run-dir"
 
 
+class DivergedError(RunError):
+    """A training that came to a number that is not finite; it would again."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and trains; says in one line what went wrong."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        preset, config = configuration.parse(arguments, "python -m experiments.train")
-        command = shlex.join(["python", "-m", "experiments.train", *arguments])
+    given = sys.argv[1:] if arguments is None else arguments
+
+    def command() -> None:
+        preset, config = configuration.parse(given, "python -m experiments.train")
+        line = shlex.join(["python", "-m", "experiments.train", *given])
         if "member" in configuration.mesh_sizes(config.run):
             raise ConfigError(f"--mesh must spread batches, as batch=N does; got {config.run.mesh}")
         with _noticing_losses(config.run.coordinator):
             if config.run.process_id:
-                _follow(config, command)
+                _follow(config, line)
             else:
-                run(config, preset, command)
-    except ConfigError as error:
-        return _fail(error, 2)
-    except (RunError, DatasetError) as error:
-        return _fail(error, 1)
-    except Stopped as stopped:
-        return _fail(stopped, stopped.code)
-    except KeyboardInterrupt:
-        return _fail(Stopped(signal.SIGINT), 130)
-    return 0
+                run(config, preset, line)
 
-
-def _fail(error: object, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    return code
+    return exit_code(command)
 
 
 @contextlib.contextmanager
@@ -64,7 +56,7 @@ def _noticing_losses(coordinator: str | None) -> Iterator[None]:
         if coordinator is None:
             raise
         reason = str(error).splitlines()[0]
-        _fail(f"--coordinator {coordinator}: a process was lost: {reason}", 1)
+        fail(f"--coordinator {coordinator}: a process was lost: {reason}", 1)
         os._exit(1)  # JAX would wait for the one that is lost, and then abort
 
 
@@ -83,7 +75,7 @@ def run(config: Config, preset: str, command: str) -> dict[str, Any]:
 
     def abandon(number: int) -> None:
         remove_start()
-        _fail(stopped(number), 0)
+        fail(stopped(number), 0)
 
     try:
         with run_folder.lock(folder) as remove_start, stopping.listening(abandon) as stop:
@@ -216,7 +208,7 @@ def _train_epochs(
     """The state after the last epoch; every epoch leaves its records, and some a checkpoint.
 
     Raises:
-        RunError: if the training diverges.
+        DivergedError: if a number is not finite.
         Stopped: by a signal.
     """
     import jax
@@ -253,14 +245,14 @@ def _train_epochs(
             snapshot = _train_epoch(experiment, programs, snapshot, train_data, bar, stop)
             state = snapshot.state
             if state.diverged:
-                raise RunError(_diverged(snapshot, steps, checkpoints))
+                raise DivergedError(_diverged(snapshot, steps, checkpoints))
             if int(state.step) < epoch * steps:
                 checkpoints.save(snapshot)
                 stop.check()
             means = programs.evaluate(state.params, validation_data, validation_key)
             record = {"epoch": epoch} | _record(experiment, snapshot, means)
             if not math.isfinite(record["validation_loss"]):
-                raise RunError(_unfit(record, checkpoints))
+                raise DivergedError(_unfit(record, checkpoints))
             metrics.append(record)
             frames.append({"epoch": epoch, "theta": probe.theta(jax.device_get(state.params))})
             board.add_scalars(record, epoch)

@@ -1,0 +1,78 @@
+"""Runs the paper's experiments: `python -m experiments.paper TABLE [flags]`."""
+
+import dataclasses
+import pathlib
+import shlex
+import sys
+from typing import Annotated
+
+import tyro
+
+from experiments.config import ConfigError, OptionalInt, OptionalStr
+from experiments.exits import exit_code
+from experiments.tables import cells as tables
+from experiments.tables.cells import Budget, TableName
+
+PROGRAM = "python -m experiments.paper"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Train the cells of a table of the paper.
+
+    Killed, the same command continues. Given again at the same time, here or on a machine that
+    shares the folder, it takes part. `python -m experiments.report` writes the tables.
+    """
+
+    table: Annotated[TableName, tyro.conf.Positional]
+    """table1: distorted MNIST. addition: the sum of two digits. transforms: every family of
+    transformations on every distortion."""
+    cells: tuple[str, ...] = ()
+    """Only the cells with these names; * stands for anything. Default: all; a few with quick."""
+    seeds: OptionalInt = None
+    """Runs of each cell, with seeds from 0. Default: 1; 3 with --budget paper."""
+    budget: Budget = "standard"
+    """quick: seconds, on embedded digits. standard: minutes a cell on two CPU cores. paper: the
+    paper's 150,000 steps, for a GPU."""
+    run_dir: str = "runs/paper"
+    """Folder of the runs, RUN_DIR/BUDGET/CELL/seed-K."""
+    data_dir: OptionalStr = None
+    """Folder with the data, as for experiments.train."""
+    again: bool = False
+    """Train anew what is finished already; its records are kept beside the new ones."""
+    figures: bool = True
+    """Draw the pictures of each run."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses the command line and trains; says in one line what went wrong."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return exit_code(lambda: _run(given))
+
+
+def _run(arguments: list[str]) -> None:
+    options = tyro.cli(Options, prog=PROGRAM, description=Options.__doc__, args=arguments)
+    seeds = options.seeds
+    if seeds is None:
+        seeds = 3 if options.budget == "paper" else 1
+    if seeds < 1:
+        raise ConfigError(f"--seeds must be positive; got {seeds}")
+    selected = tables.select(options.table, options.budget, options.cells)
+
+    from experiments.tables import runner
+
+    folder = pathlib.Path(options.run_dir).expanduser() / options.budget
+    held = runner.train_all(
+        runner.runs(selected, folder, seeds),
+        command=shlex.join([*PROGRAM.split(), *arguments]),
+        data_dir=options.data_dir,
+        again=options.again,
+        figures=options.figures,
+    )
+    print(f"{options.table}: {len(selected) * seeds - len(held)} runs are finished in {folder}")
+    if held:
+        print(f"{len(held)} runs are going on in other processes; the same command looks again")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

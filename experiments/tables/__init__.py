@@ -1,0 +1,1 @@
+"""The paper's tables: their cells, how they are run, and what becomes of the records."""

@@ -1,0 +1,223 @@
+"""The cells of each table: a name, what it stands for, and the settings of a run. No JAX here.
+
+Budgets:
+- `quick`: two epochs on embedded digits, a few cells of each table: a smoke.
+- `standard`: MNIST on a CPU, minutes a cell.
+- `paper`: the paper's 150,000 steps of 256 images; for a GPU.
+
+Where the paper is silent: networks of one kind on one distortion have the same number of
+parameters, to 2 %; the classifier behind a transformer sees 28 x 28 pixels; where its frame covers
+more than these (TC), 56 x 56 samples are averaged to them, and plain networks average their input.
+"""
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from experiments import config as configuration
+from experiments.config import Config, ConfigError, Data, Model, Optimisation
+from experiments.tables import published
+
+Budget = Literal["quick", "standard", "paper"]
+TableName = Literal["table1", "addition", "transforms"]
+
+# The user's sweep over types of transformations.
+ALL_TRANSFORMS = (
+    "rotation",
+    "translation_scale",
+    "similarity",
+    "affine",
+    "projective",
+    "thin_plate_spline",
+)
+
+
+class Cell(NamedTuple):
+    """One entry of a table.
+
+    Attributes:
+        name: unique among all tables; cells that two tables share have one name.
+        model: the network, `2x_` in front where two transformers stand side by side.
+        transform: the family of transformations; None without a transformer.
+        distortion: of the images.
+        config: the settings of the run of seed 0.
+        published: the paper's error in %, where it gives one.
+    """
+
+    name: str
+    model: str
+    transform: str | None
+    distortion: str
+    config: Config
+    published: float | None = None
+
+
+# --- Networks -------------------------------------------------------------------------------------
+
+# Units or filters of plain networks, so that they have the parameters of those with a transformer.
+_PLAIN: Mapping[tuple[str, str], tuple[int, int]] = {
+    ("fcn", "r"): (274, 274),
+    ("fcn", "rts"): (170, 170),
+    ("fcn", "p"): (274, 274),
+    ("fcn", "e"): (274, 274),
+    ("fcn", "tc"): (312, 312),
+    ("cnn", "r"): (32, 39),
+    ("cnn", "rts"): (32, 38),
+    ("cnn", "p"): (32, 39),
+    ("cnn", "e"): (32, 39),
+    ("cnn", "tc"): (32, 58),
+}
+_TRANSFORMED: Mapping[str, tuple[int, int]] = {"st_fcn": (256, 256), "st_cnn": (32, 32)}
+# What the transformer makes of each canvas.
+_VIEW: Mapping[str, dict[str, int]] = {
+    "r": {},
+    "rts": {"output_size": 28},
+    "p": {},
+    "e": {},
+    "tc": {"output_size": 56, "pool": 2},
+}
+
+
+def _network(model: str, transform: str | None, distortion: str) -> dict[str, Any]:
+    """The settings of a network of Table 1."""
+    if transform is None:
+        pool = {"pool": _VIEW[distortion].get("pool", 1)}
+        return {"model": model, "features": _PLAIN[model, distortion]} | pool
+    named = {"model": model, "transform": transform, "features": _TRANSFORMED[model]}
+    return named | _VIEW[distortion]
+
+
+# --- Budgets --------------------------------------------------------------------------------------
+
+# Passes over 55,000 images that take a cell some minutes on two CPU cores, by what convolves.
+_EPOCHS = {"fcn": 60, "cnn": 30}
+
+
+def _optimisation(budget: Budget, kind: str) -> dict[str, Any]:
+    """How a cell of some kind of network is trained within a budget."""
+    common = {"optimizer": "adamw", "learning_rate": 3e-3, "warmup": 0.5, "clip_norm": 1.0}
+    if budget == "quick":
+        return common | {"epochs": 2, "batch_size": 128}
+    if budget == "standard":
+        return common | {"epochs": _EPOCHS[kind], "batch_size": 128}
+    return common | {"epochs": 700, "batch_size": 256}  # 214 steps each
+
+
+def _kind(model: str) -> str:
+    return "fcn" if model.endswith("fcn") else "cnn"
+
+
+def _config(budget: Budget, distortion: str, settings: dict[str, Any]) -> Config:
+    """The settings of a cell's run, checked."""
+    start = Config(
+        Data(dataset="digits" if budget == "quick" else "mnist", distortion=distortion),
+        Model(),
+        Optimisation(),
+    )
+    config = configuration.replace(
+        start, _optimisation(budget, _kind(settings["model"])) | settings
+    )
+    configuration.check(config)
+    return config
+
+
+# --- Tables ---------------------------------------------------------------------------------------
+
+
+def _table1_cell(budget: Budget, model: str, transform: str | None, distortion: str) -> Cell:
+    name = "-".join(filter(None, (distortion, model, transform)))
+    network = _network(model, transform, distortion)
+    if transform is not None:
+        # On a large canvas a frame that moves faster may leave it in the first epochs.
+        network["localisation_lr"] = 7.5e-4 if distortion in ("rts", "tc") else 1.5e-3
+    return Cell(
+        name,
+        model,
+        transform,
+        distortion,
+        _config(budget, distortion, network),
+        published.TABLE_1.get((model, transform, distortion)),
+    )
+
+
+def table1(budget: Budget) -> list[Cell]:
+    """The paper's Table 1; what shows most comes first."""
+    first = [("st_cnn", "affine"), ("cnn", None)]
+    rest = [("st_fcn", "affine"), ("fcn", None)]
+    rest += [(model, name) for model in ("st_fcn", "st_cnn") for name in published.TRANSFORMS[1:]]
+    return [
+        _table1_cell(budget, model, transform, distortion)
+        for model, transform in (*first, *rest)
+        for distortion in published.DISTORTIONS
+    ]
+
+
+def transforms(budget: Budget) -> list[Cell]:
+    """Every family of transformations on every distortion; three are Table 1's."""
+    return [
+        _table1_cell(budget, "st_cnn", transform, distortion)
+        for transform in ALL_TRANSFORMS
+        for distortion in published.DISTORTIONS
+    ]
+
+
+def addition(budget: Budget) -> list[Cell]:
+    """Appendix A.1: two digits, each distorted on its own channel, of which the sum is known."""
+    plain = {"fcn": {"features": (256, 256)}, "cnn": {"features": (32, 32)}}
+    behind = {"model": "st_fcn", "features": (256, 256), "output_size": 28}
+    behind |= {"localisation_lr": 7.5e-4}
+    two = {"placement": "parallel", "transformers": 2}
+    rows: list[tuple[str, str | None, dict[str, Any]]] = [
+        *(
+            (model, transform, behind | {"transform": transform} | extra)
+            for model, extra in (("2x_st_fcn", two), ("st_fcn", {}))
+            for transform in published.TRANSFORMS
+        ),
+        *((model, None, {"model": model} | network) for model, network in plain.items()),
+    ]
+    return [
+        Cell(
+            "-".join(filter(None, ("addition", model, transform))),
+            model,
+            transform,
+            "rts",
+            _config(budget, "rts", network | {"task": "add"}),
+            published.ADDITION[model, transform],
+        )
+        for model, transform, network in rows
+    ]
+
+
+TABLES: Mapping[TableName, Callable[[Budget], list[Cell]]] = {
+    "table1": table1,
+    "addition": addition,
+    "transforms": transforms,
+}
+# What a smoke trains: each network and each transformation once.
+_QUICK: Mapping[str, tuple[str, ...]] = {
+    "table1": ("r-*",),
+    "addition": ("*-affine", "*-cnn"),
+    "transforms": ("r-*",),
+}
+
+
+def select(table: TableName, budget: Budget, patterns: Sequence[str]) -> list[Cell]:
+    """The cells of a table that match any of the patterns, as file names match; all without any.
+
+    Of the budget `quick`, it is a few without any.
+
+    Raises:
+        ConfigError: if a pattern matches no cell.
+    """
+    cells = TABLES[table](budget)
+    if not patterns:
+        patterns = _QUICK[table] if budget == "quick" else ("*",)
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in cells):
+            names = ", ".join(cell.name for cell in cells)
+            raise ConfigError(f"--cells must match cells of {table}: {names}; got {pattern}")
+    return [
+        cell
+        for cell in cells
+        if any(fnmatch.fnmatchcase(cell.name, pattern) for pattern in patterns)
+    ]

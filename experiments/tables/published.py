@@ -1,0 +1,50 @@
+"""The numbers to reproduce or beat: Jaderberg et al. (2015), in % of error.
+
+Table 1 and appendix A.1 are the paper's own; A.2's are its successes on cluttered digits, 0 to 9,
+turned into errors. On TC the paper gives one number for ST-FCN and one for ST-CNN, and does not say
+of which transformation.
+"""
+
+import types
+from collections.abc import Mapping
+
+DISTORTIONS = ("r", "rts", "p", "e", "tc")
+TRANSFORMS = ("affine", "projective", "thin_plate_spline")
+
+_TABLE_1: Mapping[tuple[str, str | None], tuple[float, ...]] = {
+    ("fcn", None): (2.1, 5.2, 3.1, 3.2, 13.2),
+    ("cnn", None): (1.2, 0.8, 1.5, 1.4, 3.5),
+    ("st_fcn", "affine"): (1.2, 0.8, 1.5, 2.7, 2.0),
+    ("st_fcn", "projective"): (1.3, 0.9, 1.4, 2.6, 2.0),
+    ("st_fcn", "thin_plate_spline"): (1.1, 0.8, 1.4, 2.4, 2.0),
+    ("st_cnn", "affine"): (0.7, 0.5, 0.8, 1.2, 1.7),
+    ("st_cnn", "projective"): (0.8, 0.6, 0.8, 1.3, 1.7),
+    ("st_cnn", "thin_plate_spline"): (0.7, 0.5, 0.8, 1.1, 1.7),
+}
+# (model, transform, distortion) -> error.
+TABLE_1: Mapping[tuple[str, str | None, str], float] = types.MappingProxyType(
+    {
+        (*key, distortion): error
+        for key, errors in _TABLE_1.items()
+        for distortion, error in zip(DISTORTIONS, errors, strict=True)
+    }
+)
+
+# (model, transform) -> error; the last three have two transformers side by side.
+ADDITION: Mapping[tuple[str, str | None], float] = types.MappingProxyType(
+    {
+        ("fcn", None): 47.7,
+        ("cnn", None): 14.7,
+        ("st_fcn", "affine"): 22.6,
+        ("st_fcn", "projective"): 18.5,
+        ("st_fcn", "thin_plate_spline"): 19.1,
+        ("2x_st_fcn", "affine"): 9.0,
+        ("2x_st_fcn", "projective"): 5.9,
+        ("2x_st_fcn", "thin_plate_spline"): 5.8,
+    }
+)
+
+# Of each digit, on T and on TC.
+COLOCALISATION: Mapping[str, tuple[float, ...]] = types.MappingProxyType(
+    {"t": (0.0,) * 10, "tc": (19.0, 18.0, 12.0, 25.0, 6.0, 16.0, 7.0, 15.0, 11.0, 13.0)}
+)
