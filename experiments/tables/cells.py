@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from experiments import config as configuration
-from experiments.config import Config, ConfigError, Data, Model, Optimisation
+from experiments.config import Config, ConfigError
 from experiments.tables import published
 
 Budget = Literal["quick", "standard", "paper"]
@@ -109,14 +109,9 @@ def _kind(model: str) -> str:
 
 def _config(budget: Budget, distortion: str, settings: dict[str, Any]) -> Config:
     """The settings of a cell's run, checked."""
-    start = Config(
-        Data(dataset="digits" if budget == "quick" else "mnist", distortion=distortion),
-        Model(),
-        Optimisation(),
-    )
-    config = configuration.replace(
-        start, _optimisation(budget, _kind(settings["model"])) | settings
-    )
+    data = {"dataset": "digits" if budget == "quick" else "mnist", "distortion": distortion}
+    trained = _optimisation(budget, _kind(settings["model"]))
+    config = configuration.replace(Config(), data | trained | settings)
     configuration.check(config)
     return config
 
