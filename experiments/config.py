@@ -16,7 +16,9 @@ import tyro
 
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "npz"]
 DistortionName = Literal["none", "r", "rts", "p", "e", "tc", "t"]
-ModelName = Literal["fcn", "cnn", "tutorial_cnn", "st_fcn", "st_cnn", "tutorial"]
+ModelName = Literal[
+    "fcn", "cnn", "compact", "tutorial_cnn", "st_fcn", "st_cnn", "st_compact", "tutorial"
+]
 TransformName = Literal[
     "translation",
     "rotation",
@@ -84,7 +86,8 @@ class Model:
     """What learns."""
 
     model: ModelName = "st_cnn"
-    """st_ ones and tutorial have a spatial transformer; tutorial_cnn is tutorial without it."""
+    """st_ ones and tutorial have a spatial transformer; tutorial_cnn is tutorial without it. fcn
+    and cnn are the paper's; compact has smaller kernels, a dense layer and dropout."""
     transform: TransformName = "affine"
     """The family of transformations."""
     control_points: tuple[int, int] = (4, 4)
@@ -99,7 +102,8 @@ class Model:
     localisation: Literal["auto", "fcn", "cnn", "tutorial"] = "auto"
     """The localisation network. auto: the one that belongs to the model."""
     features: Annotated[tuple[int, ...] | None, _optional("INT [INT ...]")] = None
-    """Units or filters of the classifier's layers. Default: 128 128 for fcn, 32 32 for cnn."""
+    """Units or filters of the classifier's layers. Default: 128 128 for fcn, 32 32 for cnn, and 32
+    64 64 64 for compact, of which the last is the dense layer's."""
     output_size: OptionalInt = None
     """Side of the transformer's output, in pixels. Default: its input's."""
     pool: int = 1
@@ -112,7 +116,7 @@ class Model:
     align_corners: bool = False
     """Whether -1 and 1 are the centres of the outermost pixels, not their outer edges."""
     dropout: float = 0.5
-    """Dropout rate of the tutorial's classifier."""
+    """Dropout rate of the tutorial's classifier and of compact."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the networks' computation; parameters and coordinates stay float32."""
 
@@ -270,11 +274,15 @@ MEANT_FOR: Mapping[str, tuple[str, tuple[str, ...]]] = types.MappingProxyType(
         "crop_size": ("distortion", ("tc",)),
         "control_points": ("transform", ("thin_plate_spline",)),
         "regularisation": ("transform", ("thin_plate_spline",)),
-        "dropout": ("model", ("tutorial", "tutorial_cnn")),
+        "dropout": ("model", ("tutorial", "tutorial_cnn", "compact", "st_compact")),
         "momentum": ("optimizer", ("sgd",)),
         "weight_decay": ("optimizer", ("adamw",)),
     }
 )
+# How many numbers --features takes, where that is fixed, and convolution blocks of networks with a
+# transformer.
+CONVOLUTIONAL: Mapping[str, int] = types.MappingProxyType({"cnn": 2, "compact": 4})
+BLOCKS: Mapping[str, int] = types.MappingProxyType({"st_cnn": 2, "st_compact": 3})
 # Where the data lie says nothing about what is learned.
 LOCATIONS = ("data_dir", "data_file")
 
@@ -373,11 +381,12 @@ def _check_data(data: Data) -> None:
 
 def _check_model(model: Model) -> None:
     _demand(model.features != (), "--features", "none", "at least one number")
+    layers = CONVOLUTIONAL.get(model.model.removeprefix("st_"))
     _demand(
-        model.features is None or len(model.features) == 2 or model.model not in ("cnn", "st_cnn"),
+        model.features is None or layers is None or len(model.features) == layers,
         "--features",
         model.features,
-        f"two numbers with --model {model.model}",
+        f"{layers} numbers with --model {model.model}",
     )
     _demand(min(model.control_points) >= 2, "--control-points", model.control_points, "at least 2")
     _demand(
@@ -387,16 +396,17 @@ def _check_model(model: Model) -> None:
         f"series, parallel or between where --transformers is {model.transformers}",
     )
     _demand(
-        model.placement != "between" or model.model == "st_cnn",
+        model.placement != "between" or model.model in BLOCKS,
         "--placement between",
         f"--model {model.model}",
-        "with --model st_cnn, which has convolution blocks",
+        f"with --model {' or '.join(BLOCKS)}, which have convolution blocks",
     )
+    blocks = BLOCKS.get(model.model, 0)
     _demand(
-        model.placement != "between" or model.transformers <= 2,
+        model.placement != "between" or model.transformers <= blocks,
         "--transformers",
         model.transformers,
-        "at most the number of convolution blocks, 2",
+        f"at most the number of convolution blocks, {blocks}",
     )
 
 

@@ -14,6 +14,7 @@ from stn_jax.nn import (
     AveragePool,
     CNNLocalisationNetwork,
     ConvBlock,
+    DenseHead,
     FCNLocalisationNetwork,
     Head,
     ParallelTransformers,
@@ -31,6 +32,8 @@ LOCALISATIONS = {
     "tutorial": TutorialLocalisationNetwork,
 }
 CNN_KERNEL_SIZES = (9, 7)
+COMPACT_FEATURES = (32, 64, 64, 64)  # the last are the units of the dense layer
+COMPACT_KERNEL_SIZES = (5, 5, 3)
 
 
 def make_transform(settings: Model) -> transforms.Transform:
@@ -51,8 +54,8 @@ def make_network(
         background: what lies outside the network's input, one value a channel.
     """
     classifier = settings.model.removeprefix("st_")
-    if settings.model in ("fcn", "cnn", "tutorial_cnn"):
-        return SpatialTransformerNetwork((*_pooling(settings), _classifier(settings, num_classes)))
+    if settings.model in ("fcn", "cnn", "compact", "tutorial_cnn"):
+        return SpatialTransformerNetwork((*_pooling(settings), *_classifier(settings, num_classes)))
     if settings.placement == "between":
         return SpatialTransformerNetwork(_interleaved(settings, num_classes, background))
     transformers = [
@@ -62,7 +65,7 @@ def make_network(
     if settings.placement == "parallel":
         front = (ParallelTransformers(transformers),)
     return SpatialTransformerNetwork(
-        (*front, *_pooling(settings), _classifier(settings, num_classes))
+        (*front, *_pooling(settings), *_classifier(settings, num_classes))
     )
 
 
@@ -70,14 +73,39 @@ def _dtype(settings: Model) -> jnp.dtype:
     return jnp.dtype(settings.precision)
 
 
-def _classifier(settings: Model, num_classes: int) -> nn.Module:
+def _classifier(settings: Model, num_classes: int) -> tuple[nn.Module, ...]:
+    """The stages that classify."""
     dtype = _dtype(settings)
     kind = settings.model.removeprefix("st_")
     if kind == "fcn":
-        return FCN(num_classes, settings.features or FCN.features, dtype)
+        return (FCN(num_classes, settings.features or FCN.features, dtype),)
     if kind == "cnn":
-        return CNN(num_classes, settings.features or CNN.features, CNN_KERNEL_SIZES, dtype)
-    return TutorialClassifier(num_classes, settings.dropout, dtype)
+        return (CNN(num_classes, settings.features or CNN.features, CNN_KERNEL_SIZES, dtype),)
+    if kind == "compact":
+        return (*_blocks(settings), _head(settings, num_classes))
+    return (TutorialClassifier(num_classes, settings.dropout, dtype),)
+
+
+def _blocks(settings: Model) -> list[nn.Module]:
+    """The convolution blocks of a cnn, or of a compact network."""
+    dtype = _dtype(settings)
+    if settings.model == "st_cnn":
+        sizes = zip(settings.features or CNN.features, CNN_KERNEL_SIZES, strict=True)
+        return [ConvBlock(filters, size, dtype) for filters, size in sizes]
+    filters, sizes = (settings.features or COMPACT_FEATURES)[:-1], COMPACT_KERNEL_SIZES
+    pools = (2, 2, 1)  # what is left after two is too small to halve
+    return [
+        ConvBlock(count, size, dtype, pool=pool)
+        for count, size, pool in zip(filters, sizes, pools, strict=True)
+    ]
+
+
+def _head(settings: Model, num_classes: int) -> nn.Module:
+    """What follows the blocks."""
+    if settings.model == "st_cnn":
+        return Head(num_classes, _dtype(settings))
+    units = (settings.features or COMPACT_FEATURES)[-1]
+    return DenseHead(num_classes, units, settings.dropout, _dtype(settings))
 
 
 def _transformer(
@@ -86,6 +114,7 @@ def _transformer(
     if settings.localisation != "auto":
         localisation = settings.localisation
     size = settings.output_size
+    localisation = {"compact": "cnn"}.get(localisation, localisation)
     return SpatialTransformer(
         LOCALISATIONS[localisation](dtype=_dtype(settings)),
         make_transform(settings),
@@ -104,28 +133,25 @@ def _pooling(settings: Model) -> tuple[nn.Module, ...]:
 def _interleaved(
     settings: Model, num_classes: int, background: Sequence[float]
 ) -> tuple[nn.Module, ...]:
-    """The CNN's blocks, the first of them with a transformer before each.
+    """The convolution blocks, the first of them with a transformer before each, and the head.
 
     Between blocks the localisation networks are fully connected, as the paper's on SVHN: feature
     maps are too small for convolutions. What lies outside a feature map is 0.
     """
-    dtype, stages = _dtype(settings), []
-    features = settings.features or CNN.features
-    for i, (filters, kernel_size) in enumerate(zip(features, CNN_KERNEL_SIZES, strict=True)):
-        if i == 0:
-            stages += [_transformer(settings, "cnn", background), *_pooling(settings)]
-        elif i < settings.transformers:
+    stages: list[nn.Module] = [_transformer(settings, "cnn", background), *_pooling(settings)]
+    for i, block in enumerate(_blocks(settings)):
+        if 0 < i < settings.transformers:
             stages.append(
                 SpatialTransformer(
-                    FCNLocalisationNetwork((32, 32), dtype),
+                    FCNLocalisationNetwork((32, 32), _dtype(settings)),
                     make_transform(settings),
                     mode=settings.mode,
                     padding_mode=settings.padding_mode,
                     align_corners=settings.align_corners,
                 )
             )
-        stages.append(ConvBlock(filters, kernel_size, dtype))
-    return (*stages, Head(num_classes, dtype))
+        stages.append(block)
+    return (*stages, _head(settings, num_classes))
 
 
 def make_schedule(settings: Optimisation, steps_per_epoch: int) -> optax.Schedule:

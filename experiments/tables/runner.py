@@ -99,6 +99,8 @@ def _train(run: Run, config: Config, command: str) -> None:
         train.run(config, run.cell.name, command)
     except train.DivergedError as error:
         print(f"{run.cell.name}: {error}", flush=True)
+        # A run that recorded nothing leaves no folder.
+        run.folder.mkdir(parents=True, exist_ok=True)
         write_json(run.folder / DIVERGED, {"error": str(error), "seed": run.seed})
 
 

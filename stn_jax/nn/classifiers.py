@@ -62,28 +62,53 @@ class Head(nn.Module):
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+class DenseHead(nn.Module):
+    """A fully connected layer amid dropout, then `Head`.
+
+    Attributes:
+        num_classes: the number of logits.
+        features: units of the layer.
+        dropout: the probability of zero, before and after it.
+        dtype: of the computation.
+    """
+
+    num_classes: int
+    features: int
+    dropout: Number = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *shape"]) -> Logits:
+        """Logits `[b, num_classes]`."""
+        x = Dropout(self.dropout)(flatten(x))
+        x = nn.relu(nn.Dense(self.features, dtype=self.dtype)(x))
+        return Head(self.num_classes, self.dtype)(Dropout(self.dropout)(x))
+
+
 class ConvBlock(nn.Module):
-    """A convolution, 2x2 max-pooling and ReLU.
+    """A convolution, max-pooling and ReLU.
 
     Attributes:
         features: number of filters.
         kernel_size: side of the kernel; no padding.
         dtype: of the computation.
         kernel_init: initialiser of the filters.
+        pool: side of the windows of max-pooling; 1 for none.
     """
 
     features: int
     kernel_size: int
     dtype: Any = None
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    pool: int = 2
 
     @nn.compact
     def __call__(self, x: Images) -> Float[jax.Array, "b out_h out_w features"]:
-        """Feature maps of half the size less half the kernel's."""
+        """Feature maps of 1 / pool the size, less what the kernel takes from the edge."""
         kernel = (self.kernel_size, self.kernel_size)
         x = Conv(self.features, kernel, "VALID", dtype=self.dtype, kernel_init=self.kernel_init)(x)
         # ReLU commutes with the maximum, and costs a quarter after it.
-        return nn.relu(max_pool(x, (2, 2)))
+        return nn.relu(max_pool(x, (self.pool, self.pool)) if self.pool > 1 else x)
 
 
 class AveragePool(nn.Module):

@@ -21,7 +21,7 @@ KEY = jax.random.key(0)
 BACKGROUND = (-0.5,)
 IMAGES = jax.random.normal(KEY, (2, 28, 28, 1))
 LABELS = jnp.asarray([3, 1])
-PLAIN = ("fcn", "cnn", "tutorial_cnn")
+PLAIN = ("fcn", "cnn", "compact", "tutorial_cnn")
 
 
 def choices(name: str, group: type = Model) -> tuple[str, ...]:
@@ -111,12 +111,26 @@ def test_in_parallel_the_classifier_sees_all() -> None:
     assert 2 * 28 * 28 in inputs
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_between_the_layers(count: int) -> None:
-    made = network("st_cnn", placement="between", transformers=count)
-    found = assert_takes_a_step(made, count=count)
-    sizes = [each["output"].shape[1:] for each in found.values()]
-    assert sizes == [(28, 28, 1), (10, 10, 32)][:count]
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        ("st_cnn", [(28, 28, 1), (10, 10, 32)]),
+        ("st_compact", [(28, 28, 1), (12, 12, 32), (4, 4, 64)]),
+    ],
+)
+def test_between_the_layers(model: str, sizes: list[tuple[int, ...]]) -> None:
+    for count in range(1, len(sizes) + 1):
+        made = network(model, placement="between", transformers=count)
+        found = assert_takes_a_step(made, count=count)
+        assert [each["output"].shape[1:] for each in found.values()] == sizes[:count]
+
+
+@pytest.mark.parametrize("model", ["fcn", "cnn", "compact"])
+def test_plain_networks_pool_their_input(model: str) -> None:
+    larger = jax.random.normal(KEY, (2, 56, 56, 1))
+    pooled = jax.eval_shape(network(model, pool=2).init, KEY, larger)["params"]
+    plain = jax.eval_shape(network(model).init, KEY, IMAGES)["params"]
+    assert jax.tree.leaves(pooled) == jax.tree.leaves(plain)
 
 
 def test_the_sampler_is_set_for_all_of_them() -> None:

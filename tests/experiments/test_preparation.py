@@ -237,3 +237,39 @@ def test_clutter_and_crop_size(clutter: int, crop_size: int) -> None:
     assert 0 < max(seen) <= most + 1e-4
     assert max(seen) > most * 0.6
     assert all(math.isclose(each % 1, 0, abs_tol=1e-3) for each in seen)
+
+
+# Addition.
+
+
+def added(images: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
+    batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
+    prepare = compiled(UNCHANGED, task="add", distortion="none")
+    return {
+        name: np.asarray(each) for name, each in prepare(keys(len(images), seed), batch).items()
+    }
+
+
+def test_a_sum_is_of_the_example_and_another_of_its_batch() -> None:
+    count = 30
+    images = np.broadcast_to(np.arange(count)[:, None, None, None], (count, 3, 3, 1)) / 64
+    found = added(images.astype(np.float32), np.arange(count))
+    own, other = np.rint(found["image"][:, 0, 0] * 64).astype(int).T
+    np.testing.assert_array_equal(own, np.arange(count))
+    assert (other != own).all()
+    assert len(set(other - own)) > 5
+    np.testing.assert_array_equal(found["label"], own + other)
+
+
+def test_two_digits_are_distorted_on_their_own() -> None:
+    images = np.broadcast_to(digits(1), (20, 28, 28, 1))
+    batch = {"image": jnp.asarray(images), "label": jnp.zeros(20, int)}
+    found = np.asarray(compiled(UNCHANGED, task="add", distortion="r")(keys(20), batch)["image"])
+    assert found.shape == (20, 28, 28, 2)
+    assert np.abs(found[..., 0] - found[..., 1]).max(axis=(1, 2)).min() > 0.1
+
+
+@pytest.mark.parametrize(("task", "channels", "classes"), [("classify", 3, 10), ("add", 6, 19)])
+def test_what_a_task_makes_of_channels_and_classes(task: Any, channels: int, classes: int) -> None:
+    assert preparation.channels(Data(task=task), 3) == channels
+    assert preparation.num_classes(Data(task=task), 10) == classes

@@ -1,0 +1,94 @@
+"""The cells of the tables: what they are called, what they train, which are chosen."""
+
+import collections
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import config as configuration
+from experiments import experiment as setup
+from experiments.config import ConfigError
+from experiments.datasets import Dataset, Split
+from experiments.tables import cells, published
+from experiments.tables.cells import Cell
+
+BUDGETS = ("quick", "standard", "paper")
+
+
+def every(budget: cells.Budget = "standard") -> list[Cell]:
+    return [cell for table in cells.TABLES.values() for cell in table(budget)]
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_name_stands_for_one_cell(budget: cells.Budget) -> None:
+    for table in cells.TABLES.values():
+        names = [cell.name for cell in table(budget)]
+        assert len(set(names)) == len(names)
+    found: dict[str, Cell] = {}
+    for cell in every(budget):
+        assert found.setdefault(cell.name, cell) == cell
+
+
+def test_table_1_is_whole() -> None:
+    found = {(cell.model, cell.transform, cell.distortion): cell for cell in cells.table1("paper")}
+    assert len(found) == 40
+    assert found.keys() == published.TABLE_1.keys()
+    assert all(cell.published == published.TABLE_1[key] for key, cell in found.items())
+
+
+def test_a_cells_settings_are_what_it_says() -> None:
+    for cell in every():
+        config = cell.config
+        assert config.model.model == cell.model.removeprefix("2x_")
+        assert config.data.distortion == cell.distortion
+        assert (config.model.transformers == 2) == cell.model.startswith("2x_")
+        if cell.transform is not None:
+            assert config.model.transform == cell.transform
+
+
+def test_the_papers_budget_takes_its_steps() -> None:
+    for cell in every("paper"):
+        steps = cell.config.optimisation.epochs * (55_000 // cell.config.optimisation.batch_size)
+        assert steps == pytest.approx(150_000, rel=1e-2)
+
+
+def num_params(cell: Cell) -> int:
+    images = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28, 1)
+    split = Split(images, np.zeros(2, np.int32))
+    config = configuration.replace(cell.config, {"batch_size": 2})
+    experiment = setup.assemble(config, Dataset("mnist", split, split, split, 10))
+    return setup.num_params(jax.eval_shape(lambda: setup.initial_state(experiment)).params)
+
+
+def test_networks_of_a_kind_have_as_many_parameters() -> None:
+    found = collections.defaultdict(list)
+    for cell in cells.table1("standard"):
+        found[cell.model.removeprefix("st_"), cell.distortion].append(num_params(cell))
+    assert len(found) == 10
+    for counts in found.values():
+        assert max(counts) <= 1.02 * min(counts)
+
+
+def test_ours_is_small() -> None:
+    with_transformer = [cell for cell in cells.ours("standard") if cell.transform]
+    assert [cell.distortion for cell in with_transformer] == list(published.DISTORTIONS)
+    assert all(num_params(cell) <= 150_000 for cell in with_transformer)
+
+
+def test_patterns_choose_in_the_tables_order() -> None:
+    chosen = cells.select("table1", "standard", ["tc-cnn", "r-st_*-affine"])
+    assert [cell.name for cell in chosen] == ["r-st_cnn-affine", "tc-cnn", "r-st_fcn-affine"]
+    assert cells.select("table1", "standard", []) == cells.table1("standard")
+
+
+@pytest.mark.parametrize("table", cells.TABLES)
+def test_quick_is_a_few(table: cells.TableName) -> None:
+    chosen = cells.select(table, "quick", [])
+    assert 0 < len(chosen) < len(cells.TABLES[table]("quick"))
+    assert {cell.config.data.dataset for cell in chosen} == {"digits"}
+
+
+def test_a_pattern_without_a_cell() -> None:
+    with pytest.raises(ConfigError, match=r"--cells must match cells of addition: .*; got r-\*"):
+        cells.select("addition", "standard", ["*-fcn", "r-*"])

@@ -1,0 +1,160 @@
+"""The runs of a table: in order, once, in folders that others may hold."""
+
+import json
+import os
+import pathlib
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from experiments import config as configuration
+from experiments import paper, train
+from experiments.config import Config
+from experiments.run_folder import lock
+from experiments.stopping import Stopped
+from experiments.tables import cells, runner
+from experiments.tables.cells import Cell
+
+CELLS = [Cell(name, "fcn", None, "r", Config()) for name in ("a", "b")]
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """Trainings that end at once; the configurations that were trained."""
+    found: list[Config] = []
+
+    def finish(config: Config, folder: pathlib.Path, command: str, _: Any) -> dict[str, Any]:
+        found.append(config)
+        summary = {"test_error": 1.0, "num_params": 1, "command": command}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        return summary
+
+    monkeypatch.setattr(train, "train", finish)
+    return found
+
+
+def seeds(trained: list[Config]) -> list[tuple[str, int]]:
+    return [
+        (pathlib.Path(str(config.run.run_dir)).parent.name, config.optimisation.seed)
+        for config in trained
+    ]
+
+
+def test_every_cell_comes_before_a_second_seed(
+    tmp_path: pathlib.Path, trained: list[Config]
+) -> None:
+    assert runner.train_all(runner.runs(CELLS, tmp_path, 2), command="c", data_dir="here") == []
+    assert seeds(trained) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert {config.data.data_dir for config in trained} == {"here"}
+    for run in runner.runs(CELLS, tmp_path, 2):
+        assert run.folder == tmp_path / run.cell.name / f"seed-{run.seed}"
+        assert (runner.outcome(run.folder) or {})["command"] == "c"
+
+
+def test_what_is_finished_is_left_unless_asked(
+    tmp_path: pathlib.Path, trained: list[Config]
+) -> None:
+    runner.train_all(runner.runs(CELLS, tmp_path, 1), command="first")
+    runner.train_all(runner.runs(CELLS, tmp_path, 2), command="second")
+    assert seeds(trained) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    for summary in tmp_path.rglob("summary.json"):
+        os.utime(summary, (0, 0))
+    runner.train_all(runner.runs(CELLS[:1], tmp_path, 1), command="third", again=True)
+    assert seeds(trained)[4:] == [("a", 0)]
+    commands = {
+        path.parent.name: json.loads(path.read_text())["command"]
+        for path in (tmp_path / "a").rglob("summary.json")
+    }
+    assert commands.pop("seed-0") == "third"
+    assert sorted(commands.values()) == ["first", "second"]
+
+
+def test_again_leaves_what_another_process_has_just_finished(
+    tmp_path: pathlib.Path, trained: list[Config]
+) -> None:
+    run = next(runner.runs(CELLS, tmp_path, 1))
+
+    def taking_turns() -> Any:
+        runner.train_all([run], command="the other's")
+        yield run
+
+    runner.train_all(taking_turns(), command="ours", again=True)
+    assert (runner.outcome(run.folder) or {})["command"] == "the other's"
+
+
+def test_what_another_process_holds_is_left_to_it(
+    tmp_path: pathlib.Path, trained: list[Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = list(runner.runs(CELLS, tmp_path, 1))
+    with lock(runs[0].folder):
+        assert runner.train_all(runs, command="c") == runs[:1]
+    assert seeds(trained) == [("b", 0)]
+    assert f"left out: {runs[0].folder}: in use by process {os.getpid()}" in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_is_recorded_and_not_repeated(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def diverge(config: Config, *_: Any) -> None:
+        tried.append(config)
+        raise train.DivergedError("diverged at step 3")
+
+    monkeypatch.setattr(train, "train", diverge)
+    for _ in range(2):
+        runner.train_all(runner.runs(CELLS, tmp_path, 1), command="c")
+    assert len(tried) == 2
+    for run in runner.runs(CELLS, tmp_path, 1):
+        assert runner.outcome(run.folder) == {"error": "diverged at step 3", "seed": 0}
+
+
+def test_a_signal_says_how_to_go_on(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(train, "train", stop)
+    with pytest.raises(Stopped, match="terminated; the same command continues"):
+        runner.train_all(runner.runs(CELLS, tmp_path, 1), command="c")
+
+
+def test_the_command_trains_its_cells(
+    tmp_path: pathlib.Path, trained: list[Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["addition", "--budget", "quick", "--run-dir", str(tmp_path), "--seeds", "2"]
+    assert paper.main(command) == 0
+    assert len(trained) == 2 * len(cells.select("addition", "quick", []))
+    folder = tmp_path / "quick" / "addition-cnn" / "seed-1"
+    recorded = (runner.outcome(folder) or {})["command"]
+    assert recorded.startswith("python -m experiments.paper addition --budget quick")
+    assert configuration.from_dict(json.loads((folder / "config.json").read_text()))
+    assert f"addition: {len(trained)} runs are finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [("--seeds 0", ("--seeds", "positive", "got 0")), ("--cells x", ("--cells", "got x"))],
+)
+def test_refused_in_one_line(
+    flags: str, parts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert paper.main(["table1", *flags.split()]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert all(part in line for part in parts)
+
+
+def test_a_smoke_of_a_table(tmp_path: pathlib.Path, run: Callable[..., int]) -> None:
+    command = ["addition", "--budget", "quick", "--run-dir", str(tmp_path)]
+    command += ["--cells", "addition-2x_st_fcn-affine"]
+    assert paper.main(command) == 0
+    folder = tmp_path / "quick" / "addition-2x_st_fcn-affine" / "seed-0"
+    assert 0 <= (runner.outcome(folder) or {})["test_error"] <= 100
+    assert {path.name for path in (folder / "figures").iterdir()} >= {
+        "images_0.png",
+        "frames_1.gif",
+    }
