@@ -76,25 +76,16 @@ def train(
         ConfigError: if settings do not fit the data.
     """
     started, count = time.perf_counter(), len(configs)
-    shape = members.shape(configs[0])
-    base, programs = _compiled(shape, how, mesh)
-    _, data, validation = _placed(_source(shape.data), mesh)
-    # To a power of two on each device, so that populations of about a size share programs: the last
-    # is repeated, and never active.
-    rows = 1 if mesh is None else mesh.shape[population.MEMBER]
-    filled = rows * 2 ** math.ceil(math.log2(max(count / rows, 1)))
-    configs = [*configs, *[configs[-1]] * (filled - count)]
-    hyper = _stack(configs)
-    states = programs.init(hyper)
-    active = np.arange(len(configs)) < count
+    made = assemble(configs, how, mesh)
+    states = made.programs.init(made.hyper)
+    active = made.active.copy()
     last: list[Record] = [{"epoch": 0, "validation_error": np.nan}] * count
-    for epoch in range(1, base.config.optimisation.epochs + 1):
-        orders = programs.orders(states.key, epoch - 1)
-        states, means = _train_epoch(programs, states, hyper, data, orders, active)
-        tested = programs.evaluate(states, hyper, validation, jnp.asarray(active))
+    for epoch in range(1, made.base.config.optimisation.epochs + 1):
+        states, values = made.train_epoch(states, epoch, active)
+        tested = made.validate(states, active)
         diverged = np.asarray(states.diverged)
         records = [
-            _record(epoch, i, means, tested, diverged[i]) if active[i] else None
+            _record(epoch, i, values, tested, diverged[i]) if active[i] else None
             for i in range(count)
         ]
         last = [new or old for new, old in zip(records, last, strict=True)]
@@ -105,6 +96,74 @@ def train(
     return [_result(states, i, last[i], seconds) for i in range(count)]
 
 
+class Population(NamedTuple):
+    """Configurations of one program, on their devices. The first axis of arrays is `m`.
+
+    Attributes:
+        base: what they share, with numbers that stand for theirs.
+        programs: the compiled parts.
+        hyper: their numbers.
+        active: which of the `m` there are: the others fill up the devices.
+        training: the training examples.
+        validation: those held out.
+        mesh: the devices.
+    """
+
+    base: Experiment
+    programs: "_Programs"
+    hyper: dict[str, jax.Array]
+    active: np.ndarray
+    training: Batch
+    validation: Batch
+    mesh: Mesh | None
+
+    def train_epoch(
+        self, states: TrainState, epoch: int, active: np.ndarray
+    ) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """The states after an epoch, counted from 1, and the values of each step, `[m, steps]`."""
+        orders = self.programs.orders(states.key, epoch - 1)
+        parts = []
+        for start in range(0, orders.shape[1], STEPS_PER_DISPATCH):
+            part = orders[:, start : start + STEPS_PER_DISPATCH]
+            states, values = self.programs.steps(
+                states, self.hyper, self.training, part, jnp.asarray(active)
+            )
+            parts.append(values)
+        values = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
+        return states, values
+
+    def validate(self, states: TrainState, active: np.ndarray) -> dict[str, jax.Array]:
+        """The means over the validation split, `[m]`; NaN of who is not active."""
+        seeds = self.hyper["seed"]
+        key = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), setup.VALIDATION))
+        return self._evaluate(states, self.validation, key(seeds), active)
+
+    def test(self, states: TrainState, active: np.ndarray) -> dict[str, jax.Array]:
+        """The means over the test set, `[m]`; to be looked at once, at the end."""
+        data = devices.replicate(preparation.as_batch(self.base.dataset.test), self.mesh)
+        keys = jnp.broadcast_to(jax.random.key(setup.TEST_KEY), len(active))
+        return self._evaluate(states, data, keys, active)
+
+    def _evaluate(
+        self, states: TrainState, data: Batch, keys: jax.Array, active: np.ndarray
+    ) -> dict[str, jax.Array]:
+        return self.programs.evaluate(states, self.hyper, data, keys, jnp.asarray(active))
+
+
+def assemble(configs: Sequence[Config], how: How | None, mesh: Mesh | None) -> Population:
+    """Puts configurations of one program together; arguments and errors as of `train`."""
+    count, shape = len(configs), members.shape(configs[0])
+    base, programs = _compiled(shape, how, mesh)
+    _, data, validation = _placed(_source(shape.data), mesh)
+    # To a power of two on each device, so that populations of about a size share programs: the last
+    # is repeated, and never active.
+    rows = 1 if mesh is None else mesh.shape[population.MEMBER]
+    filled = rows * 2 ** math.ceil(math.log2(max(count / rows, 1)))
+    hyper = _stack([*configs, *[configs[-1]] * (filled - count)])
+    active = np.arange(filled) < count
+    return Population(base, programs, hyper, active, data, validation, mesh)
+
+
 class _Programs(NamedTuple):
     """The compiled parts; of every argument and result but data and epoch, the first axis is `m`.
 
@@ -112,7 +171,7 @@ class _Programs(NamedTuple):
         init: `hyper -> states`.
         orders: `(keys, epoch) -> [m, steps, b]`.
         steps: `(states, hyper, data, orders, active) -> (states, values of each step)`.
-        evaluate: `(states, hyper, data, active) -> means`.
+        evaluate: `(states, hyper, data, keys, active) -> means`.
     """
 
     init: Callable[..., Any]
@@ -157,8 +216,7 @@ def _compile(base: Experiment, how: How | None, mesh: Mesh | None) -> _Programs:
     def tested(hyper: Any) -> Trainable:
         return trained(hyper)._replace(objective=member(hyper).test_objective)
 
-    def evaluate(states: TrainState, hyper: Any, data: Any, active: Any) -> Any:
-        keys = jax.vmap(lambda each: member(each).key(setup.VALIDATION))(hyper)
+    def evaluate(states: TrainState, hyper: Any, data: Any, keys: Any, active: Any) -> Any:
         arrays = (states.params, hyper, data, keys, active)
         return population.evaluate(tested, *arrays, batch_size=EVALUATION_BATCH, **lifted)
 
@@ -187,30 +245,14 @@ def _stack(configs: Sequence[Config]) -> dict[str, jax.Array]:
     }
 
 
-def _train_epoch(
-    programs: _Programs, states: TrainState, hyper: Any, data: Any, orders: Any, active: np.ndarray
-) -> tuple[TrainState, dict[str, np.ndarray]]:
-    """The states after an epoch, and each member's means over it."""
-    parts = []
-    for start in range(0, orders.shape[1], STEPS_PER_DISPATCH):
-        part = orders[:, start : start + STEPS_PER_DISPATCH]
-        states, values = programs.steps(states, hyper, data, part, jnp.asarray(active))
-        parts.append(values)
-    means = {
-        name: np.concatenate([part[name] for part in parts], axis=1).mean(axis=1)
-        for name in parts[0]
-    }
-    return states, means
-
-
 def _record(
-    epoch: int, member: int, means: Mapping[str, Any], tested: Mapping[str, Any], diverged: np.bool
+    epoch: int, member: int, values: Mapping[str, Any], tested: Mapping[str, Any], diverged: np.bool
 ) -> Record:
     """What a member came to in an epoch."""
     return {
         "epoch": epoch,
-        "train_loss": float(means["loss"][member]),
-        "train_error": 100 * float(means["error"][member]),
+        "train_loss": float(values["loss"][member].mean()),
+        "train_error": 100 * float(values["error"][member].mean()),
         "validation_loss": np.nan if diverged else float(tested["loss"][member]),
         "validation_error": np.nan if diverged else 100 * float(tested["error"][member]),
     }
