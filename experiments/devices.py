@@ -110,6 +110,11 @@ def member_mesh() -> Mesh | None:
     return None if count == 1 else make_mesh({MEMBER: count})
 
 
+def everywhere(mesh: Mesh | None) -> NamedSharding | None:
+    """Where arrays lie that every device has whole; None where there is one device."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """The arrays on every device of a mesh; where there is none, as they are.
 

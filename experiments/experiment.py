@@ -31,6 +31,7 @@ class Experiment:
         prepare: from a batch as stored to one as the network gets it.
         train_objective: what is minimised.
         test_objective: what is reported: the same, and the share of samples outside the frame.
+        each_objective: what is known of each test example: also its label and the prediction.
     """
 
     config: Config
@@ -43,6 +44,7 @@ class Experiment:
     prepare: training.Prepare
     train_objective: training.Objective
     test_objective: training.Objective
+    each_objective: training.Objective
 
     def key(self, purpose: int) -> jax.Array:
         """A key of the run's seed for a purpose of its own."""
@@ -75,6 +77,25 @@ def share_outside(intermediates: dict[str, Any]) -> training.Values:
         return {}
     shares = [jnp.mean(outside_frame(each["grid"]), axis=(1, 2)) for each in intermediates.values()]
     return {"outside": jnp.mean(jnp.stack(shares), axis=0)}
+
+
+def _predicting(apply: Callable[..., Any]) -> training.Objective:
+    """The values of a test, with each example's label and prediction."""
+
+    def with_logits(params: Any, images: jax.Array, key: jax.Array | None) -> Any:
+        logits, intermediates = apply(params, images, key)
+        return logits, (logits, intermediates)
+
+    def measure(found: tuple[jax.Array, dict[str, Any]]) -> training.Values:
+        logits, intermediates = found
+        return {"prediction": jnp.argmax(logits, axis=-1)} | share_outside(intermediates)
+
+    classify = training.classification(with_logits, measure)
+
+    def objective(params: Any, batch: training.Batch, key: jax.Array | None) -> training.Values:
+        return classify(params, batch, key) | {"label": batch["label"]}
+
+    return objective
 
 
 def build(config: Config) -> Experiment:
@@ -138,6 +159,7 @@ def assemble(
         prepare=preparation.make_prepare(config.data, normalisation),
         train_objective=training.classification(apply),
         test_objective=training.classification(apply, share_outside),
+        each_objective=_predicting(apply),
     )
 
 

@@ -13,10 +13,11 @@ from experiments import experiment as setup
 from experiments import figures, preparation, run_folder
 from experiments.checkpoints import Checkpoints
 from experiments.config import ConfigError
+from experiments.confusions import draw_confusions
 from experiments.datasets import DatasetError
 from experiments.experiment import Experiment
 from experiments.models import make_transform
-from experiments.records import RunError, read_config, read_lines, writing
+from experiments.records import RunError, read_config, read_json, read_lines, writing
 from stn_jax import warping
 
 SHOWN = 32  # images in the two grids
@@ -180,6 +181,9 @@ def draw(folder: pathlib.Path, experiment: Experiment, params: Any) -> None:
         epochs = np.asarray([record["epoch"] for record in history])
         path = target / f"frames{suffix}.gif"
         figures.animate_frames(path, framed[0][: moved.shape[1]], moved, epochs, **corners)
+    if (folder / "confusions.json").exists():
+        found = read_json(folder / "confusions.json")["label_by_prediction"]
+        draw_confusions(target / "confusions.png", np.asarray(found))
     compared = angles(experiment, params)
     if compared is not None and _any_finite(compared):
         figures.draw_angles(target / "angles.png", *compared)

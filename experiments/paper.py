@@ -31,6 +31,8 @@ class Options:
     """Only the cells with these names; * stands for anything. Default: all; a few with quick."""
     seeds: OptionalInt = None
     """Runs of each cell, with seeds from 0. Default: 1; 3 with --budget paper."""
+    at_once: OptionalInt = None
+    """How many seeds of a cell train in one program. Default: 1 on a CPU, all of them elsewhere."""
     budget: Budget = "standard"
     """quick: seconds, on embedded digits. standard: minutes a cell on two CPU cores. paper: the
     paper's 150,000 steps, for a GPU."""
@@ -55,23 +57,38 @@ def _run(arguments: list[str]) -> None:
     seeds = options.seeds
     if seeds is None:
         seeds = 3 if options.budget == "paper" else 1
-    if seeds < 1:
-        raise ConfigError(f"--seeds must be positive; got {seeds}")
+    for flag, value in {"--seeds": seeds, "--at-once": options.at_once}.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{flag} must be positive; got {value}")
     selected = tables.select(options.table, options.budget, options.cells)
 
     from experiments.tables import runner
 
     folder = pathlib.Path(options.run_dir).expanduser() / options.budget
+    at_once = options.at_once or _at_once(seeds)
     held = runner.train_all(
-        runner.runs(selected, folder, seeds),
+        runner.runs(selected, folder, seeds, at_once),
         command=shlex.join([*PROGRAM.split(), *arguments]),
         data_dir=options.data_dir,
         again=options.again,
         figures=options.figures,
+        at_once=at_once,
     )
     print(f"{options.table}: {len(selected) * seeds - len(held)} runs are finished in {folder}")
     if held:
         print(f"{len(held)} runs are going on in other processes; the same command looks again")
+
+
+def _at_once(seeds: int) -> int:
+    """How many seeds of a cell one program trains quickest: cores of a CPU do best with a process.
+
+    With one seed, JAX need not be started to know.
+    """
+    if seeds == 1:
+        return 1
+    import jax
+
+    return 1 if jax.default_backend() == "cpu" else seeds
 
 
 if __name__ == "__main__":

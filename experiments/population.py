@@ -106,7 +106,6 @@ class Population(NamedTuple):
         active: which of the `m` there are: the others fill up the devices.
         training: the training examples.
         validation: those held out.
-        mesh: the devices.
     """
 
     base: Experiment
@@ -115,7 +114,6 @@ class Population(NamedTuple):
     active: np.ndarray
     training: Batch
     validation: Batch
-    mesh: Mesh | None
 
     def train_epoch(
         self, states: TrainState, epoch: int, active: np.ndarray
@@ -134,20 +132,7 @@ class Population(NamedTuple):
 
     def validate(self, states: TrainState, active: np.ndarray) -> dict[str, jax.Array]:
         """The means over the validation split, `[m]`; NaN of who is not active."""
-        seeds = self.hyper["seed"]
-        key = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), setup.VALIDATION))
-        return self._evaluate(states, self.validation, key(seeds), active)
-
-    def test(self, states: TrainState, active: np.ndarray) -> dict[str, jax.Array]:
-        """The means over the test set, `[m]`; to be looked at once, at the end."""
-        data = devices.replicate(preparation.as_batch(self.base.dataset.test), self.mesh)
-        keys = jnp.broadcast_to(jax.random.key(setup.TEST_KEY), len(active))
-        return self._evaluate(states, data, keys, active)
-
-    def _evaluate(
-        self, states: TrainState, data: Batch, keys: jax.Array, active: np.ndarray
-    ) -> dict[str, jax.Array]:
-        return self.programs.evaluate(states, self.hyper, data, keys, jnp.asarray(active))
+        return self.programs.evaluate(states, self.hyper, self.validation, jnp.asarray(active))
 
 
 def assemble(configs: Sequence[Config], how: How | None, mesh: Mesh | None) -> Population:
@@ -161,7 +146,7 @@ def assemble(configs: Sequence[Config], how: How | None, mesh: Mesh | None) -> P
     filled = rows * 2 ** math.ceil(math.log2(max(count / rows, 1)))
     hyper = _stack([*configs, *[configs[-1]] * (filled - count)])
     active = np.arange(filled) < count
-    return Population(base, programs, hyper, active, data, validation, mesh)
+    return Population(base, programs, hyper, active, data, validation)
 
 
 class _Programs(NamedTuple):
@@ -171,7 +156,7 @@ class _Programs(NamedTuple):
         init: `hyper -> states`.
         orders: `(keys, epoch) -> [m, steps, b]`.
         steps: `(states, hyper, data, orders, active) -> (states, values of each step)`.
-        evaluate: `(states, hyper, data, keys, active) -> means`.
+        evaluate: `(states, hyper, data, active) -> means`.
     """
 
     init: Callable[..., Any]
@@ -216,7 +201,8 @@ def _compile(base: Experiment, how: How | None, mesh: Mesh | None) -> _Programs:
     def tested(hyper: Any) -> Trainable:
         return trained(hyper)._replace(objective=member(hyper).test_objective)
 
-    def evaluate(states: TrainState, hyper: Any, data: Any, keys: Any, active: Any) -> Any:
+    def evaluate(states: TrainState, hyper: Any, data: Any, active: Any) -> Any:
+        keys = jax.vmap(lambda each: member(each).key(setup.VALIDATION))(hyper)
         arrays = (states.params, hyper, data, keys, active)
         return population.evaluate(tested, *arrays, batch_size=EVALUATION_BATCH, **lifted)
 

@@ -178,9 +178,9 @@ class Lines:
         self._file.close()
 
 
-def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+def write_json(path: pathlib.Path, values: Mapping[str, Any], indent: int | None = 2) -> None:
     """Writes a JSON file, whole or not at all."""
-    write_atomically(path, (to_json(values, indent=2) + "\n").encode())
+    write_atomically(path, (to_json(values, indent) + "\n").encode())
 
 
 def provenance() -> dict[str, Any]:

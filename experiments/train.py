@@ -105,6 +105,18 @@ def _follow(config: Config, command: str) -> None:
         train(config, pathlib.Path(folder), command, stop)
 
 
+class Tested(NamedTuple):
+    """What the test set says.
+
+    Attributes:
+        means: over its examples, by name.
+        confusions: how many examples of each label, a row each, have each prediction.
+    """
+
+    means: dict[str, float]
+    confusions: Any
+
+
 class Programs(NamedTuple):
     """The compiled parts of a training.
 
@@ -112,12 +124,14 @@ class Programs(NamedTuple):
         order: `(key, epoch) -> [steps, b]`, the examples of each batch.
         steps: `(state, data, order) -> (state, values of each step)`.
         evaluate: `(params, data, key) -> means`.
+        test: `(params, data, key) -> values of each example`.
         place: puts arrays where these take them from.
     """
 
     order: Callable[..., Any]
     steps: Callable[..., Any]
     evaluate: Callable[..., Any]
+    test: Callable[..., Any]
     place: Callable[[Any], Any]
 
 
@@ -131,7 +145,7 @@ def train(config: Config, folder: pathlib.Path, command: str, stop: Stop) -> dic
     import jax
 
     from experiments import checkpoints as saving
-    from experiments import devices, gallery
+    from experiments import devices
     from experiments import experiment as setup
 
     mesh = devices.start(config.run)
@@ -148,17 +162,10 @@ def train(config: Config, folder: pathlib.Path, command: str, stop: Stop) -> dic
         checkpoints.drop_after(step)
     snapshot = saving.from_first(snapshot)
     state = _train_epochs(experiment, programs, snapshot, folder, checkpoints, stop)
-    tested = _test(experiment, programs, state.params)
+    tested = test(experiment, programs, state.params)
     if config.run.process_id:
         return {}
-    params = jax.device_get(state.params)
-    summary = _summary(experiment, params, tested, folder)
-    summary |= {"command": command, **provenance()}
-    if config.run.figures:
-        with writing(folder / "figures"):
-            gallery.draw(folder, experiment, params)
-    write_json(folder / "summary.json", summary)
-    return summary
+    return write_end(experiment, jax.device_get(state.params), tested, folder, command)
 
 
 def compile_programs(experiment: Any, mesh: Any = None) -> Programs:
@@ -192,6 +199,15 @@ def compile_programs(experiment: Any, mesh: Any = None) -> Programs:
                 prepare,
                 batch_size=EVALUATION_BATCH,
             )
+        ),
+        test=jax.jit(
+            functools.partial(
+                training.each_example,
+                experiment.each_objective,
+                prepare,
+                batch_size=EVALUATION_BATCH,
+            ),
+            out_shardings=devices.everywhere(mesh),
         ),
         place=functools.partial(devices.replicate, mesh=mesh),
     )
@@ -250,7 +266,7 @@ def _train_epochs(
                 checkpoints.save(snapshot)
                 stop.check()
             means = programs.evaluate(state.params, validation_data, validation_key)
-            record = {"epoch": epoch} | _record(experiment, snapshot, means)
+            record = {"epoch": epoch} | epoch_record(experiment, snapshot, means)
             if not math.isfinite(record["validation_loss"]):
                 raise DivergedError(_unfit(record, checkpoints))
             metrics.append(record)
@@ -347,7 +363,7 @@ def _parts(first: int, steps: int) -> Iterator[slice]:
         first = last
 
 
-def _record(experiment: Any, snapshot: Any, validation: dict[str, Any]) -> dict[str, Any]:
+def epoch_record(experiment: Any, snapshot: Any, validation: dict[str, Any]) -> dict[str, Any]:
     """What to record of an epoch, given the means of its validation."""
     import numpy as np
 
@@ -370,9 +386,10 @@ def _record(experiment: Any, snapshot: Any, validation: dict[str, Any]) -> dict[
     return {name: np.asarray(value).item() for name, value in record.items()}
 
 
-def _test(experiment: Any, programs: Programs, params: Any) -> dict[str, float]:
-    """The means over the test set; the only place that looks at it."""
+def test(experiment: Any, programs: Programs, params: Any) -> Tested:
+    """What the test set says of parameters; the only place that looks at it."""
     import jax
+    import numpy as np
 
     from experiments import experiment as setup
     from experiments import preparation
@@ -380,12 +397,33 @@ def _test(experiment: Any, programs: Programs, params: Any) -> dict[str, float]:
     data, key = programs.place(
         (preparation.as_batch(experiment.dataset.test), jax.random.key(setup.TEST_KEY))
     )
-    return {name: float(mean) for name, mean in programs.evaluate(params, data, key).items()}
+    values = jax.device_get(programs.test(params, data, key))
+    label, prediction = values.pop("label"), values.pop("prediction")
+    count = preparation.num_classes(experiment.config.data, experiment.dataset.num_classes)
+    confusions = np.zeros((count, count), int)
+    np.add.at(confusions, (label, prediction), 1)
+    means = {name: float(np.mean(each, dtype=np.float64)) for name, each in values.items()}
+    return Tested(means, confusions)
 
 
-def _summary(
-    experiment: Any, params: Any, tested: dict[str, float], folder: pathlib.Path
+def write_end(
+    experiment: Any, params: Any, tested: Tested, folder: pathlib.Path, command: str
 ) -> dict[str, Any]:
+    """Writes what a run ends with, the summary last; that again."""
+    from experiments import gallery
+
+    summary = summarise(experiment, params, tested, folder)
+    summary |= {"command": command, **provenance()}
+    confusions = {"label_by_prediction": tested.confusions.tolist()}
+    write_json(folder / "confusions.json", confusions, indent=None)
+    if experiment.config.run.figures:
+        with writing(folder / "figures"):
+            gallery.draw(folder, experiment, params)
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def summarise(experiment: Any, params: Any, tested: Tested, folder: pathlib.Path) -> dict[str, Any]:
     """What a run comes to.
 
     Raises:
@@ -393,17 +431,19 @@ def _summary(
     """
     from experiments import experiment as setup
     from experiments import gallery
+    from experiments.confusions import class_errors
 
-    optimisation = experiment.config.optimisation
+    optimisation, means = experiment.config.optimisation, tested.means
     steps = optimisation.epochs * experiment.steps_per_epoch
     history = read_epochs(folder / "metrics.jsonl", optimisation.epochs)
     seconds = sum(record["seconds"] for record in history)
     return {
-        "test_error": 100 * tested["error"],
-        "test_loss": tested["loss"],
+        "test_error": 100 * means["error"],
+        "test_loss": means["loss"],
         "validation_error": history[-1]["validation_error"],
-        **({"outside": tested["outside"]} if "outside" in tested else {}),
+        **({"outside": means["outside"]} if "outside" in means else {}),
         **gallery.angle_summary(experiment, params),
+        "per_class_error": class_errors(tested.confusions).tolist(),
         "num_params": setup.num_params(params),
         "params_sha256": setup.params_sha256(params),
         "epochs": optimisation.epochs,

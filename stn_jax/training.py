@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from stn_jax._types import Number
 
@@ -267,21 +267,68 @@ def evaluate(
         0.5
     """
     num_examples = _num_examples(data)
+
+    def batch_sums(positions: Int[Array, " b"], values: Values) -> Means:
+        counts: Bool[Array, " b"] = positions < num_examples
+        return jax.tree.map(lambda each: jnp.sum(jnp.where(counts, each, 0)), values)
+
+    sums = _over_batches(objective, prepare, params, data, key, batch_size, batch_sums)
+    return jax.tree.map(lambda each: jnp.sum(each) / num_examples, sums)
+
+
+def each_example(
+    objective: Objective,
+    prepare: Prepare,
+    params: Params,
+    data: Batch,
+    key: PRNGKeyArray,
+    *,
+    batch_size: int,
+) -> dict[str, Shaped[Array, " n"]]:
+    """The objective's values of every example, in order: those that `evaluate` takes the mean of.
+
+    Raises:
+        ValueError: as `evaluate`.
+
+    Example:
+        >>> objective = classification(lambda w, x, key: (x @ w, None))
+        >>> data = {"image": jnp.eye(4), "label": jnp.arange(4) % 2}
+        >>> params, unprepared = 9 * jnp.eye(4), lambda keys, batch: batch
+        >>> key = jax.random.key(0)
+        >>> each_example(objective, unprepared, params, data, key, batch_size=3)["error"].tolist()
+        [0.0, 0.0, 1.0, 1.0]
+    """
+    values = _over_batches(
+        objective, prepare, params, data, key, batch_size, lambda _, values: values
+    )
+    return jax.tree.map(lambda each: jnp.ravel(each)[: _num_examples(data)], values)
+
+
+def _over_batches(
+    objective: Objective,
+    prepare: Prepare,
+    params: Params,
+    data: Batch,
+    key: PRNGKeyArray,
+    batch_size: int,
+    reduce: Callable[[Array, Values], Any],
+) -> Any:
+    """`reduce` of each batch's positions and values, with a leading axis of batches.
+
+    The last batch is filled up with examples from the start, whose positions are beyond the end.
+    """
+    num_examples = _num_examples(data)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     if num_examples < 1:
         raise ValueError("data must hold at least one example; got none")
     batch_size = min(batch_size, num_examples)
     steps = -(-num_examples // batch_size)
-    # The last batch is filled up with examples from the start that do not count.
     positions = jnp.arange(steps * batch_size).reshape(steps, batch_size)
 
-    def batch_sums(positions: Int[Array, " b"]) -> Means:
+    def of_batch(positions: Int[Array, " b"]) -> Any:
         indices = positions % num_examples
-        counts: Bool[Array, " b"] = positions < num_examples
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
-        values = objective(params, prepare(keys, take(data, indices)), None)
-        return jax.tree.map(lambda each: jnp.sum(jnp.where(counts, each, 0)), values)
+        return reduce(positions, objective(params, prepare(keys, take(data, indices)), None))
 
-    sums = jax.lax.map(batch_sums, positions)
-    return jax.tree.map(lambda each: jnp.sum(each) / num_examples, sums)
+    return jax.lax.map(of_batch, positions)

@@ -8,7 +8,7 @@ that another process holds is left to that.
 import datetime
 import pathlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from experiments import config as configuration
@@ -30,12 +30,14 @@ class Run(NamedTuple):
     folder: pathlib.Path
 
 
-def runs(cells: Iterable[Cell], folder: pathlib.Path, seeds: int) -> Iterator[Run]:
-    """The runs of some cells: every cell with one seed before any with a second."""
-    cells = list(cells)
-    for seed in range(seeds):
+def runs(
+    cells: Sequence[Cell], folder: pathlib.Path, seeds: int, at_once: int = 1
+) -> Iterator[Run]:
+    """The runs of some cells: every cell with its first `at_once` seeds before any with more."""
+    for first in range(0, seeds, at_once):
         for cell in cells:
-            yield Run(cell, seed, folder / cell.name / f"seed-{seed}")
+            for seed in range(first, min(first + at_once, seeds)):
+                yield Run(cell, seed, folder / cell.name / f"seed-{seed}")
 
 
 def outcome(folder: pathlib.Path) -> dict[str, Any] | None:
@@ -56,6 +58,7 @@ def train_all(
     data_dir: str | None = None,
     again: bool = False,
     figures: bool = True,
+    at_once: int = 1,
 ) -> list[Run]:
     """Trains what is not finished; the runs that other processes hold.
 
@@ -65,43 +68,73 @@ def train_all(
         data_dir: where data lie.
         again: whether to train anew what was finished before this call; its records are set aside.
         figures: whether each run draws pictures.
+        at_once: how many seeds of a cell, following each other in `wanted`, are one program.
 
     Raises:
         Stopped: by a signal.
         RunError: if a folder cannot be used.
     """
     started, held = time.time(), []
-    for run in wanted:
-        if again:
-            _set_aside(run.folder, started)
-        if outcome(run.folder) is not None:
-            print(f"{run.folder}: finished already", flush=True)
-            continue
-        settings = {
-            "seed": run.seed,
-            "data_dir": data_dir,
-            "run_dir": str(run.folder),
-            "resume": "auto",
-            "figures": figures,
-        }
+    run_settings = {"data_dir": data_dir, "resume": "auto", "figures": figures}
+    for group in _groups(wanted, at_once):
+        left = []
+        for run in group:
+            if again:
+                _set_aside(run.folder, started)
+            if outcome(run.folder) is None:
+                left.append(run)
+            else:
+                print(f"{run.folder}: finished already", flush=True)
         try:
-            _train(run, configuration.replace(run.cell.config, settings), command)
+            _train(left, run_settings, command)
         except InUseError as error:
             print(f"left out: {error}", flush=True)
-            held.append(run)
+            held += left
         except Stopped as stopped:
             raise Stopped(stopped.number, "the same command continues") from None
     return held
 
 
-def _train(run: Run, config: Config, command: str) -> None:
+def _groups(wanted: Iterable[Run], at_once: int) -> Iterator[list[Run]]:
+    """Runs of one cell that follow each other, at most so many."""
+    group: list[Run] = []
+    for run in wanted:
+        if group and (len(group) == at_once or run.cell != group[0].cell):
+            yield group
+            group = []
+        group.append(run)
+    if group:
+        yield group
+
+
+def _train(group: list[Run], settings: dict[str, Any], command: str) -> None:
+    """Trains runs of one cell; one that diverges leaves a record of that."""
+    configs = [
+        configuration.replace(
+            run.cell.config, settings | {"seed": run.seed, "run_dir": str(run.folder)}
+        )
+        for run in group
+    ]
+    if len(group) > 1:
+        from experiments.tables import together
+
+        errors = together.run(configs, command)
+    else:
+        errors = [_alone(run, config, command) for run, config in zip(group, configs, strict=True)]
+    for run, error in zip(group, errors, strict=True):
+        if error is not None:
+            print(f"{run.folder}: {error}", flush=True)
+            # A run that recorded nothing leaves no folder.
+            run.folder.mkdir(parents=True, exist_ok=True)
+            write_json(run.folder / DIVERGED, {"error": str(error), "seed": run.seed})
+
+
+def _alone(run: Run, config: Config, command: str) -> train.DivergedError | None:
     try:
         train.run(config, run.cell.name, command)
     except train.DivergedError as error:
-        print(f"{run.cell.name}: {error}", flush=True)
-        # A run that recorded nothing leaves no folder.
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_json(run.folder / DIVERGED, {"error": str(error), "seed": run.seed})
+        return error
+    return None
 
 
 def _set_aside(folder: pathlib.Path, started: float) -> None:

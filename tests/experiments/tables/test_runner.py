@@ -111,6 +111,15 @@ def test_a_run_that_diverges_is_recorded_and_not_repeated(
         assert runner.outcome(run.folder) == {"error": "diverged at step 3", "seed": 0}
 
 
+def test_seeds_at_once_follow_each_other(tmp_path: pathlib.Path) -> None:
+    found = [
+        [(run.cell.name, run.seed) for run in group]
+        for group in runner._groups(runner.runs(CELLS, tmp_path, 3, 2), 2)
+    ]
+    first = [[("a", 0), ("a", 1)], [("b", 0), ("b", 1)]]
+    assert found == [*first, [("a", 2)], [("b", 2)]]
+
+
 def test_a_signal_says_how_to_go_on(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
