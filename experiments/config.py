@@ -75,6 +75,15 @@ class Data:
     """Standard deviation of moved corners (p) or control points (e), in pixels. Default: 5, 1.5."""
     canvas: OptionalInt = None
     """Side of the distorted image of rts, tc and t, in pixels. Default: 42, 60, 84."""
+    augment_angle: float = 0.0
+    """Training images, not those evaluated, are turned by up to so many degrees."""
+    augment_scale: float = 1.0
+    """And scaled by up to so much, up or down."""
+    augment_shift: float = 0.0
+    """And shifted by up to so many pixels along each axis."""
+    normalisation: Literal["channel", "local"] = "channel"
+    """channel: by each channel's mean and deviation over the training images. local: by those
+    around each pixel, afterwards."""
     clutter: int = 6
     """Number of crops of other images in tc."""
     crop_size: int = 6
@@ -352,6 +361,8 @@ def _check_ranges(config: Config) -> None:
     data, optimisation = config.data, config.optimisation
     for name, value, most in [
         ("--sigma", data.sigma, math.inf),
+        ("--augment-angle", data.augment_angle, math.inf),
+        ("--augment-shift", data.augment_shift, math.inf),
         ("--regularisation", config.model.regularisation, math.inf),
         ("--dropout", config.model.dropout, 1.0),
         ("--localisation-lr", optimisation.localisation_lr, math.inf),
@@ -368,6 +379,8 @@ def _check_ranges(config: Config) -> None:
 
 
 def _check_data(data: Data) -> None:
+    ok = 1 <= data.augment_scale < math.inf
+    _demand(ok, "--augment-scale", data.augment_scale, "at least 1")
     if data.distortion in DEFAULT_SCALES:
         low, high = scales(data)
         _demand(low <= high, "--min-scale", low, f"at most --max-scale, {high}")

@@ -29,6 +29,7 @@ class Experiment:
         schedule: the learning rate at each step.
         steps_per_epoch: steps a pass over the training data takes.
         prepare: from a batch as stored to one as the network gets it.
+        train_prepare: the same for training: `prepare` of images that are augmented before.
         train_objective: what is minimised.
         test_objective: what is reported: the same, and the share of samples outside the frame.
         each_objective: what is known of each test example: also its label and the prediction.
@@ -42,6 +43,7 @@ class Experiment:
     schedule: optax.Schedule
     steps_per_epoch: int
     prepare: training.Prepare
+    train_prepare: training.Prepare
     train_objective: training.Objective
     test_objective: training.Objective
     each_objective: training.Objective
@@ -141,13 +143,12 @@ def assemble(
     if normalisation is None:
         normalisation = preparation.normalisation(dataset.train.images)
     steps_per_epoch = num_train // batch_size
-    stored = len(normalisation.background)
     network = models.make_network(
         config.model,
         preparation.num_classes(config.data, dataset.num_classes),
-        normalisation.background * (preparation.channels(config.data, stored) // stored),
+        preparation.background(config.data, normalisation),
     )
-    apply = apply_fn(network)
+    apply, prepare = apply_fn(network), preparation.make_prepare(config.data, normalisation)
     return Experiment(
         config=config,
         dataset=dataset,
@@ -156,7 +157,8 @@ def assemble(
         optimizer=models.make_optimizer(config.optimisation, steps_per_epoch),
         schedule=models.make_schedule(config.optimisation, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
-        prepare=preparation.make_prepare(config.data, normalisation),
+        prepare=prepare,
+        train_prepare=preparation.augmenting(config.data, prepare),
         train_objective=training.classification(apply),
         test_objective=training.classification(apply, share_outside),
         each_objective=_predicting(apply),

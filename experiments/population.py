@@ -195,11 +195,13 @@ def _compile(base: Experiment, how: How | None, mesh: Mesh | None) -> _Programs:
 
     def trained(hyper: Any) -> Trainable:
         made = member(hyper)
-        prepare = devices.shard_batches(made.prepare, mesh)
+        prepare = devices.shard_batches(made.train_prepare, mesh)
         return Trainable(made.train_objective, made.optimizer, prepare)
 
     def tested(hyper: Any) -> Trainable:
-        return trained(hyper)._replace(objective=member(hyper).test_objective)
+        made = member(hyper)
+        prepare = devices.shard_batches(made.prepare, mesh)
+        return Trainable(made.test_objective, made.optimizer, prepare)
 
     def evaluate(states: TrainState, hyper: Any, data: Any, active: Any) -> Any:
         keys = jax.vmap(lambda each: member(each).key(setup.VALIDATION))(hyper)

@@ -12,6 +12,7 @@ import numpy as np
 from experiments.config import DEFAULT_SCALES, Data, scales
 from experiments.datasets import Split
 from stn_jax import distortions
+from stn_jax.contrast import local_contrast
 from stn_jax.training import Batch, Prepare, take
 
 # (key, image) -> image, and (key, image shape) -> theta of its warp, where it has one.
@@ -85,9 +86,30 @@ def make_prepare(data: Data, normalisation: Normalisation) -> Prepare:
         return jax.vmap(functools.partial(distortion, **settings))(keys, images)
 
     def prepare(keys: jax.Array, batch: Batch) -> Batch:
-        return batch | {"image": (distort(keys, batch["image"]) - mean) / std}
+        images = (distort(keys, batch["image"]) - mean) / std
+        if data.normalisation == "local":
+            images = jax.vmap(local_contrast)(images)
+        return batch | {"image": images}
 
     return prepare if data.task == "classify" else _adding(prepare)
+
+
+def augmenting(data: Data, prepare: Prepare) -> Prepare:
+    """`prepare` of training images that are moved a little before, where the settings say so."""
+    settings = {
+        "max_angle_rad": math.radians(data.augment_angle),
+        "max_scale": data.augment_scale,
+        "max_shift_px": data.augment_shift,
+    }
+    if settings == {"max_angle_rad": 0, "max_scale": 1, "max_shift_px": 0}:
+        return prepare
+    jitter = functools.partial(distortions.jitter, **settings)
+
+    def augmented(keys: jax.Array, batch: Batch) -> Batch:
+        images = jax.vmap(jitter)(_fold(keys, 3), _scaled(batch["image"]))
+        return prepare(keys, batch | {"image": images})
+
+    return augmented
 
 
 def _adding(prepare: Prepare) -> Prepare:
@@ -108,8 +130,11 @@ def _fold(keys: jax.Array, use: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, use)
 
 
-def channels(data: Data, stored: int) -> int:
-    """Channels of a prepared image, given those of a stored one."""
+def background(data: Data, normalisation: Normalisation) -> tuple[float, ...]:
+    """What lies outside a prepared image, one value a channel."""
+    stored = normalisation.background
+    if data.normalisation == "local":
+        stored = (0.0,) * len(stored)  # what is everywhere the same becomes 0
     return 2 * stored if data.task == "add" else stored
 
 

@@ -189,7 +189,7 @@ def compile_programs(experiment: Any, mesh: Any = None) -> Programs:
                 training.train_steps,
                 experiment.train_objective,
                 experiment.optimizer,
-                prepare,
+                devices.shard_batches(experiment.train_prepare, mesh),
             )
         ),
         evaluate=jax.jit(

@@ -376,3 +376,60 @@ def tc(
 def image_key(key: PRNGKeyArray) -> PRNGKeyArray:
     """The part of a key of `tc` that places the image."""
     return jax.random.fold_in(key, 0)
+
+
+def draw_jitter(
+    key: PRNGKeyArray,
+    image_shape: Shape,
+    *,
+    max_angle_rad: Number = 0.0,
+    max_scale: Number = 1.0,
+    max_shift_px: Number = 0.0,
+) -> Float[jax.Array, "6"]:
+    """Theta (affine) of `jitter`: a rotation, a scale and a shift."""
+    image_shape = check_sizes("image_shape", image_shape, 2)
+    check_at_least_0("max_shift_px", max_shift_px)
+    angle_key, scale_key, place_key = jax.random.split(key, 3)
+    angle = _draw_angle(angle_key, max_angle_rad)
+    # On a log scale, so that an image grows as often as it shrinks.
+    exponent = jax.random.uniform(scale_key, (), minval=-1.0, maxval=1.0)
+    shift = jax.random.uniform(place_key, (2,), minval=-max_shift_px, maxval=max_shift_px)
+    matrix = _rotate_scale_shift(angle, max_scale**exponent, shift)
+    return _affine_theta(matrix, image_shape, image_shape)
+
+
+def jitter(
+    key: PRNGKeyArray,
+    image: Image,
+    *,
+    max_angle_rad: Number = 0.0,
+    max_scale: Number = 1.0,
+    max_shift_px: Number = 0.0,
+) -> Output:
+    """An image moved a little, to train on more than there is; the edge goes on outside.
+
+    Args:
+        key: what angle, scale and shift are drawn from.
+        image: `[h, w, c]`, floating.
+        max_angle_rad: the largest angle, in radians.
+        max_scale: the largest scale, at least 1; the smallest is its inverse.
+        max_shift_px: the largest shift along each axis, in pixels.
+
+    Returns:
+        `[h, w, c]`.
+
+    Raises:
+        ValueError: on an image of another rank, or an angle or a shift that is negative.
+
+    Example:
+        >>> jitter(jax.random.key(0), jnp.ones((32, 32, 3)), max_shift_px=2.0).shape
+        (32, 32, 3)
+    """
+    theta = draw_jitter(
+        key,
+        _image_shape(image),
+        max_angle_rad=max_angle_rad,
+        max_scale=max_scale,
+        max_shift_px=max_shift_px,
+    )
+    return spatial_transform(image, theta, affine, padding_mode="border")

@@ -195,3 +195,24 @@ def test_errors_of_the_shape(name: str, shape: tuple[int, ...], unchecked: None)
     if name != "tc":
         with pytest.raises(ValueError, match="image_shape must be 2 non-negative integers"):
             getattr(distortions, f"draw_{name}")(KEYS[0], (*SHAPE, 1))
+
+
+def test_jitter_stays_within_its_bounds() -> None:
+    bounds = {"max_angle_rad": 0.2, "max_scale": 1.25, "max_shift_px": 3.0}
+    thetas = jax.vmap(lambda key: distortions.draw_jitter(key, SHAPE, **bounds))(KEYS)
+    angles, scales = angles_and_scales(thetas, 28)
+    assert 11 < np.abs(angles).max() <= math.degrees(0.2)
+    assert 0.8 - 1e-6 <= scales.min() < 0.81
+    assert 1.23 < scales.max() <= 1.25 + 1e-6
+    assert abs(np.log(scales).mean()) < 0.02
+    # Where the image's centre is seen: the matrix undoes the shift last.
+    matrices = np.asarray(thetas).reshape(-1, 2, 3)
+    shifts = -np.linalg.solve(matrices[:, :, :2], matrices[:, :, 2:])[..., 0] * 14
+    assert 2.9 < np.abs(shifts).max() <= 3 + 1e-4
+
+
+def test_jitter_without_bounds_is_the_identity_and_edges_go_on() -> None:
+    np.testing.assert_array_equal(distortions.jitter(KEYS[0], BLOB), BLOB)
+    flat = jnp.full((8, 8, 1), 0.7)
+    moved = distortions.jitter(KEYS[1], flat, max_angle_rad=0.5, max_shift_px=4.0)
+    np.testing.assert_allclose(moved, flat, atol=1e-6)

@@ -271,5 +271,36 @@ def test_two_digits_are_distorted_on_their_own() -> None:
 
 @pytest.mark.parametrize(("task", "channels", "classes"), [("classify", 3, 10), ("add", 6, 19)])
 def test_what_a_task_makes_of_channels_and_classes(task: Any, channels: int, classes: int) -> None:
-    assert preparation.channels(Data(task=task), 3) == channels
+    scale = Normalisation((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    found = preparation.background(Data(task=task), scale)
+    assert found == scale.background * (channels // 3)
     assert preparation.num_classes(Data(task=task), 10) == classes
+
+
+# Augmentation and local contrast.
+
+
+def test_augmented_images_are_moved_within_bounds() -> None:
+    data = Data(distortion="none", augment_shift=2.0)
+    prepare = preparation.augmenting(data, make_prepare(data, UNCHANGED))
+    rows = jnp.broadcast_to(jnp.linspace(0, 1, 20)[:, None, None], (30, 20, 20, 1))
+    found = np.asarray(jax.jit(prepare)(keys(30), {"image": rows})["image"])
+    shifts = 19 * (found - rows)[:, 5:15, 5:15].mean(axis=(1, 2, 3))
+    assert np.abs(shifts).max() <= 2 + 1e-4
+    assert shifts.min() < -1 < 1 < shifts.max()
+
+
+def test_what_is_not_augmented_is_prepared_alone() -> None:
+    prepare = make_prepare(Data(), UNCHANGED)
+    assert preparation.augmenting(Data(), prepare) is prepare
+    assert preparation.augmenting(Data(augment_scale=1.1), prepare) is not prepare
+
+
+def test_local_contrast_does_not_see_the_light() -> None:
+    images = np.clip(RNG.uniform(0, 1, (3, 12, 12, 1)), 0.2, 0.8).astype(np.float32)
+    found = [
+        prepared(each, distortion="none", normalisation="local")
+        for each in (images, 0.5 * images + 0.3)
+    ]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+    assert preparation.background(Data(normalisation="local"), SCALE) == (0.0,)

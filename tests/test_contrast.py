@@ -1,0 +1,53 @@
+"""Local contrast: what it takes out, what it leaves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stn_jax.contrast import local_contrast
+
+IMAGE = np.random.default_rng(0).uniform(size=(16, 20, 3)).astype(np.float32)
+contrast = jax.jit(local_contrast, static_argnames="sigma_px")
+
+
+def test_against_the_definition() -> None:
+    image, sigma = IMAGE.astype(np.float64), 2.0
+
+    def blurred(image: np.ndarray) -> np.ndarray:
+        found = np.zeros_like(image)
+        height, width, _ = image.shape
+        for y, x in np.ndindex(height, width):
+            squared = (np.arange(height)[:, None] - y) ** 2 + (np.arange(width) - x) ** 2
+            weights = np.exp(-squared / (2 * sigma**2))
+            found[y, x] = np.tensordot(weights / weights.sum(), image, 2)
+        return found
+
+    centred = image - blurred(image)
+    deviation = np.sqrt(blurred(centred**2))
+    expected = centred / np.maximum(deviation, deviation.mean(axis=(0, 1)))
+    np.testing.assert_allclose(contrast(IMAGE, sigma_px=sigma), expected, atol=1e-5)
+
+
+def test_light_and_contrast_of_a_channel_are_taken_out() -> None:
+    changed = IMAGE * [2.0, 0.5, 1.0] + np.asarray([0.1, -3.0, 7.0])
+    found = contrast(changed.astype(np.float32))
+    np.testing.assert_allclose(found, contrast(IMAGE), atol=1e-4)
+
+
+def test_a_constant_channel_is_zero() -> None:
+    flat = jnp.full((8, 8, 2), 0.7).at[..., 1].set(0)
+    assert not contrast(flat).any()
+
+
+@pytest.mark.parametrize(
+    ("image", "sigma", "named"),
+    [
+        (np.zeros((4, 4)), 1.0, "image"),
+        (np.zeros((4, 4, 1), int), 1.0, "image"),
+        (IMAGE, 0.0, "sigma_px"),
+    ],
+)
+def test_refused(image: np.ndarray, sigma: float, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        local_contrast(image, sigma)
