@@ -27,8 +27,17 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._originals = originals
         self._image_size = image_size
         self._keep_aspect = keep_aspect
-        config = tfds.core.BuilderConfig(name=_config(image_size, keep_aspect=keep_aspect))
-        super().__init__(config=config, **settings)
+        self._config = tfds.core.BuilderConfig(name=_config(image_size, keep_aspect=keep_aspect))
+        super().__init__(config=self._config, **settings)
+
+    def get_builder_config(self, name: str, version: Any = None) -> tfds.core.BuilderConfig:
+        """Its own: any size will do, where tensorflow-datasets warns of those it has no list of."""
+        return self._config
+
+    @property
+    def url_infos(self) -> dict[str, Any]:
+        """None: tensorflow-datasets verifies by SHA-256, which of one archive is not known."""
+        return {}
 
     def _info(self) -> tfds.core.DatasetInfo:
         return cache.Info(
@@ -64,7 +73,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         try:
             archives.verify(path, file)
         except DatasetError:
-            path.unlink(missing_ok=True)  # the manager would take it on trust the next time
+            # Without its description the manager downloads it anew, and does not take it on trust.
+            path.with_name(f"{path.name}.INFO").unlink()
             raise
         return path
 
