@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-DatasetName = Literal["digits", "mnist", "fashion_mnist", "npz"]
+DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb", "npz"]
 DistortionName = Literal["none", "r", "rts", "p", "e", "tc", "t"]
 ModelName = Literal[
     "fcn", "cnn", "compact", "tutorial_cnn", "st_fcn", "st_cnn", "st_compact", "tutorial"
@@ -53,13 +53,20 @@ class Data:
     """What is learned from."""
 
     dataset: DatasetName = "digits"
-    """digits is embedded; mnist and fashion_mnist are downloaded, or taken from --data-dir."""
+    """digits is embedded; mnist, fashion_mnist and gtsrb (German traffic signs) are downloaded, or
+    taken from --data-dir."""
     data_dir: OptionalStr = None
-    """Folder with original files (DIR/mnist/*.gz) or prepared ones (DIR/tfds/mnist)."""
+    """Folder with original files (DIR/mnist/*.gz, DIR/gtsrb/*.zip) or prepared ones
+    (DIR/tfds/mnist, DIR/gtsrb/*.npz)."""
     data_file: OptionalStr = None
     """For npz: a file of arrays x_train, y_train, x_test, y_test."""
     validation_size: OptionalInt = None
-    """Training examples held out for validation. Default: 5000, 200 of digits, a tenth of npz."""
+    """Training examples held out for validation; of gtsrb about so many, in whole tracks. Default:
+    5000, 200 of digits, a tenth of gtsrb and npz."""
+    image_size: int = 32
+    """Side of the images of gtsrb, in pixels."""
+    keep_aspect: bool = False
+    """Pad the images of gtsrb to a square by repeating their edge, instead of squashing them."""
     task: Literal["classify", "add"] = "classify"
     """add: another digit, distorted on its own, is a second channel; the label is the sum."""
     distortion: DistortionName = "r"
@@ -274,6 +281,8 @@ def scales(data: Data) -> tuple[float, float]:
 # Settings that mean something only beside some values of another.
 MEANT_FOR: Mapping[str, tuple[str, tuple[str, ...]]] = types.MappingProxyType(
     {
+        "image_size": ("dataset", ("gtsrb",)),
+        "keep_aspect": ("dataset", ("gtsrb",)),
         "max_angle": ("distortion", ("r", "rts")),
         "min_scale": ("distortion", tuple(DEFAULT_SCALES)),
         "max_scale": ("distortion", tuple(DEFAULT_SCALES)),
@@ -337,6 +346,7 @@ def _check_positive(config: Config) -> None:
     data, model, optimisation = config.data, config.model, config.optimisation
     for name, value in {
         "--validation-size": data.validation_size,
+        "--image-size": data.image_size,
         "--max-angle": data.max_angle,
         "--min-scale": data.min_scale,
         "--max-scale": data.max_scale,
@@ -490,7 +500,8 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _check_preset_first(arguments: list[str]) -> None:
     """Raises `ConfigError` where a preset's name stands elsewhere, and not as a flag's value."""
-    switches = ("--figures", "--no-figures", "--align-corners", "--no-align-corners")
+    names = ("figures", "align-corners", "keep-aspect")
+    switches = [f"--{no}{name}" for name in names for no in ("", "no-")]
     for before, word in itertools.pairwise(arguments):
         is_value = before.startswith("-") and "=" not in before and before not in switches
         ok = word not in PRESETS or is_value

@@ -121,6 +121,8 @@ def load(data: Data) -> datasets.Dataset:
         data_dir=data.data_dir,
         data_file=data.data_file,
         validation_size=data.validation_size,
+        image_size=data.image_size,
+        keep_aspect=data.keep_aspect,
     )
 
 

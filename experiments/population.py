@@ -175,7 +175,14 @@ def _compiled(shape: Config, how: How | None, mesh: Mesh | None) -> tuple[Experi
 
 def _source(data: Data) -> Data:
     """What decides which examples there are."""
-    return Data(data.dataset, data.data_dir, data.data_file, data.validation_size)
+    return Data(
+        data.dataset,
+        data.data_dir,
+        data.data_file,
+        data.validation_size,
+        data.image_size,
+        data.keep_aspect,
+    )
 
 
 @functools.lru_cache(maxsize=1)  # it may be large, and programs of any shape share it

@@ -40,6 +40,7 @@ def test_a_constant_channel_is_zero() -> None:
     assert not contrast(flat).any()
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("image", "sigma", "named"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from experiments.datasets.dataset import DatasetError, Split, one_line
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 CHANNELS = (1, 3)
 
-_EXPECTED = f"an .npz file with the arrays {', '.join(KEYS)}"
 _MAX_LABEL = 2**16 - 1  # a mistaken label would make a network that no memory holds
 
 
@@ -31,7 +31,7 @@ def read(path: Path) -> tuple[Split, Split, int]:
     Raises:
         DatasetError: the file or an array in it is not as described.
     """
-    arrays = _load(path)
+    arrays = load(path, KEYS)
     train = _split(arrays, "train", path)
     test = _split(arrays, "test", path)
     for kind, of_train, of_test in (
@@ -46,21 +46,27 @@ def read(path: Path) -> tuple[Split, Split, int]:
     return train, test, 1 + int(max(train.labels.max(), test.labels.max()))
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def load(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Reads arrays of an .npz file, whatever they hold but pickled objects.
+
+    Raises:
+        DatasetError: the file or an array cannot be read.
+    """
+    expected = f"an .npz file with the arrays {', '.join(keys)}"
     # A damaged file makes zipfile, zlib, lzma and NumPy raise some dozen unrelated types. The file
     # is opened here because NumPy leaves it open where it raises.
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
-                raise DatasetError(f"{path}: is a single .npy array; expected {_EXPECTED}")
+                raise DatasetError(f"{path}: is a single .npy array; expected {expected}")
             with archive:
-                return {key: _member(archive, key, path) for key in KEYS}
+                return {key: _member(archive, key, path) for key in keys}
     except DatasetError:
         raise
     except Exception as error:
         raise DatasetError(
-            f"{path}: is not a readable .npz file ({one_line(error)}); expected {_EXPECTED}"
+            f"{path}: is not a readable .npz file ({one_line(error)}); expected {expected}"
         ) from error
 
 

@@ -6,38 +6,22 @@ A data set comes from the first of these that there is:
 2. `DIR/tfds/NAME/VERSION/`, prepared by tensorflow-datasets' own builder as array_record;
 3. without `data_dir`, the cache, and else the network.
 
-DIR is only read. What 1 and 3 prepare and download lies in the cache: `TFDS_DATA_DIR`, else
-`~/tensorflow_datasets`, as for every user of tensorflow-datasets.
+DIR is only read. What 1 and 3 prepare and download lies in the cache (see `cache`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import re
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
-from experiments.datasets import idx
-from experiments.datasets.dataset import DatasetError, Split, one_line
-
-# tensorflow-datasets retries for minutes, which without a network is no use.
-_PROBE_TIMEOUT_S = 10
-
-
-class _Info(tfds.core.DatasetInfo):
-    """What tensorflow-datasets knows of a data set; nobody has put more about these anywhere."""
-
-    def initialize_from_bucket(self) -> None:
-        """Looks nowhere: the original makes a folder in /tmp for what it finds, and leaves it."""
+from experiments.datasets import cache, idx
+from experiments.datasets.dataset import DatasetError, Split
 
 
 class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -57,7 +41,7 @@ class IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return _Info(
+        return cache.Info(
             builder=self,
             features=tfds.features.FeaturesDict(
                 {
@@ -139,12 +123,15 @@ def read(name: str, builder_class: type[IdxBuilder], data_dir: Path | None) -> t
             return _read_folder(_prepared_folder(name, files, data_dir), files)
         # Checked even where the cache would do: a damaged file must not go unnoticed.
         idx.verify(originals, files)
-    return _read_folder(_prepare(name, builder_class, originals), files)
-
-
-def cache_dir() -> Path:
-    """Returns the folder for what this package prepares and downloads."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    prepared = cache.prepare(
+        name,
+        builder_class,
+        Path(builder_class.name, str(builder_class.VERSION)),
+        originals=originals,
+        url=files.base_url + files.train.labels.name,
+        how_to_get=how_to_get(name, files),
+    )
+    return _read_folder(prepared, files)
 
 
 def how_to_get(name: str, files: idx.IdxFiles) -> str:
@@ -173,77 +160,9 @@ def _prepared_folder(name: str, files: idx.IdxFiles, data_dir: Path) -> Path:
     return versions[max(versions)]
 
 
-def _prepare(name: str, builder_class: type[IdxBuilder], originals: Path | None) -> Path:
-    """Prepares a data set in the cache unless it is there, and returns its folder.
-
-    tensorflow-datasets writes into a folder of another name and renames it when all is done, so
-    that the folder returned is whole.
-    """
-    cache = cache_dir()
-    folder = cache / builder_class.name / str(builder_class.VERSION)
-    if folder.exists():
-        return folder
-    try:
-        if originals is None:
-            _probe(name, builder_class.FILES)
-        builder = builder_class(data_dir=cache, file_format="array_record")
-        # Data sets that share file names must not share a folder for them.
-        download_dir = cache / "downloads" / builder_class.name
-        with _quiet(downloading=originals is None):
-            builder.download_and_prepare(
-                download_dir=download_dir,
-                download_config=tfds.download.DownloadConfig(
-                    manual_dir=originals,
-                    extract_dir=download_dir / "extracted",
-                    force_checksums_validation=True,
-                    try_download_gcs=False,
-                ),
-            )
-    except DatasetError:
-        raise
-    except Exception as error:
-        # Another process may have finished first; its folder is as good.
-        if not folder.exists():
-            raise DatasetError(
-                f"{name}: cannot be prepared in {folder} ({one_line(error)}); expected a folder "
-                "that can be written (TFDS_DATA_DIR sets another) and the original files: "
-                f"{how_to_get(name, builder_class.FILES)}"
-            ) from error
-    return folder
-
-
-@contextlib.contextmanager
-def _quiet(*, downloading: bool) -> Iterator[None]:
-    """Keeps tensorflow-datasets off stdout, and silent where there is nothing to wait for."""
-    with contextlib.ExitStack() as stack:
-        if not downloading:
-            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        yield
-
-
-def _probe(name: str, files: idx.IdxFiles) -> None:
-    url = files.base_url + files.train.labels.name
-    request = urllib.request.Request(url, method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=_PROBE_TIMEOUT_S).close()
-    except OSError as error:
-        raise DatasetError(
-            f"{name}: not in {cache_dir()}, and {url} cannot be reached ({one_line(error)}); "
-            f"{how_to_get(name, files)}"
-        ) from error
-
-
 def _read_folder(folder: Path, files: idx.IdxFiles) -> tuple[Split, Split]:
-    try:
-        builder = tfds.builder_from_directory(folder)
-        train, test = (_read_records(builder, split) for split in ("train", "test"))
-    # Damaged files surface as whatever JSON, protobuf, Pillow or array_record raise.
-    except Exception as error:
-        raise DatasetError(
-            f"{folder}: cannot be read ({one_line(error)}); expected a data set prepared by "
-            "tensorflow-datasets as array_record (delete the folder to have it prepared again)"
-        ) from error
+    found = cache.read(folder)
+    train, test = (Split(found[name]["image"], found[name]["label"]) for name in ("train", "test"))
     for name, split, expected in (("train", train, files.train), ("test", test, files.test)):
         shape = (expected.count, *files.image_shape, 1)
         if split.images.shape != shape or split.images.dtype != np.uint8:
@@ -257,18 +176,3 @@ def _read_folder(folder: Path, files: idx.IdxFiles) -> tuple[Split, Split]:
                 f"{split.labels.max()}; expected 0 to {files.num_classes - 1}"
             )
     return train, test
-
-
-def _read_records(builder: tfds.core.DatasetBuilder, split: str) -> Split:
-    """Reads a split at once; record by record it would take many times longer."""
-    source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-    examples = source.__getitems__(range(len(source)))
-    encoded = [example["image"] for example in examples]
-    feature = builder.info.features["image"]
-    if isinstance(feature, tfds.features.Image):
-        images = np.stack([np.asarray(Image.open(io.BytesIO(png))) for png in encoded])
-    else:
-        # bytearray, so that the array can be written to like any other.
-        images = np.frombuffer(bytearray().join(encoded), feature.np_dtype)
-    labels = np.array([example["label"] for example in examples], dtype=np.int32)
-    return Split(images.reshape(len(examples), *feature.shape), labels)

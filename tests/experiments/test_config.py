@@ -239,6 +239,7 @@ POSITIVE = [
     "--learning-rate",
     "--clip-norm",
     "--validation-size",
+    "--image-size",
     "--canvas",
     "--clutter",
     "--crop-size",
@@ -282,6 +283,7 @@ REFUSED = {
     **{
         f"{arguments} {name} {value}": (name, value, f"left out with {other}, being meant for {of}")
         for arguments, name, value, other, of in [
+            ("tutorial", "--image-size", "48", "--dataset mnist", "gtsrb"),
             ("rotation --distortion e", "--max-angle", "30.0", "--distortion e", "r, rts"),
             ("distorted --distortion r", "--min-scale", "0.5", "--distortion r", "rts, p, e"),
             ("distorted --distortion t", "--max-scale", "1.5", "--distortion t", "rts, p, e"),
@@ -296,6 +298,7 @@ REFUSED = {
         ]
     },
     "--epochs 3 tutorial": ("PRESET", "tutorial after 3", "the first argument"),
+    "--keep-aspect rotation": ("PRESET", "rotation after --keep-aspect", "the first argument"),
     "--no-figures rotation": ("PRESET", "rotation after --no-figures", "the first argument"),
     "demo rotation": ("PRESET", "rotation after demo", "the first argument"),
     "--resume must": ("--resume", "must", "--run-dir"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import config as configuration
-from experiments import devices, experiment, members, population, preparation
+from experiments import datasets, devices, experiment, members, population, preparation
 from experiments.config import Config
 from experiments.population import Record
 from experiments.train import compile_programs
@@ -121,3 +121,12 @@ def test_what_does_not_fit_the_data_is_named(tiny: list[str], run: Callable[...,
     config = parsed(*tiny, "--distortion", "rts", "--canvas", "3")
     with pytest.raises(configuration.ConfigError, match="--canvas must be at least"):
         population.train([config])
+
+
+def test_populations_train_on_what_a_run_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "load", lambda *names, **settings: (names, settings))
+    data = configuration.Data("gtsrb", "d", "f", 9, image_size=48, keep_aspect=True)
+    assert experiment.load(population._source(data)) == experiment.load(data)
+    default: Any = experiment.load(configuration.Data())
+    loaded: Any = experiment.load(data)
+    assert all(loaded[1][name] != value for name, value in default[1].items())
