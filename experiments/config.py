@@ -259,6 +259,35 @@ PRESETS: Mapping[str, Preset] = types.MappingProxyType(
                 ),
             ),
         ),
+        "gtsrb": Preset(
+            "German traffic signs, with transformers at the input and before the second block",
+            Config(
+                Data(
+                    dataset="gtsrb",
+                    distortion="none",
+                    augment_angle=10.0,
+                    augment_scale=1.15,
+                    augment_shift=2.0,
+                ),
+                Model(
+                    model="st_compact",
+                    transform="affine",
+                    placement="between",
+                    transformers=2,
+                    features=(32, 64, 128, 131),
+                    dropout=0.5,
+                ),
+                Optimisation(
+                    epochs=25,
+                    batch_size=128,
+                    learning_rate=2e-3,
+                    localisation_lr=5e-4,
+                    weight_decay=1e-2,
+                    warmup=1.0,
+                    clip_norm=1.0,
+                ),
+            ),
+        ),
     }
 )
 

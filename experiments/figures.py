@@ -40,17 +40,20 @@ def draw_images(
     inputs: Float[np.ndarray, "n h w c"],
     outputs: Float[np.ndarray, "n out_h out_w c"],
     titles: tuple[str, str] | None = None,
+    *,
+    alike: bool = True,
 ) -> None:
     """Draws what a network is given above what its transformer makes of it.
 
-    The i-th image of both panels is the same example; the first 32 are drawn. One scale of
-    brightness, from the darkest to the brightest pixel, holds for all.
+    The i-th image of both panels is the same example; the first 32 are drawn.
 
     Args:
         path: where to write; the ending says the format.
         inputs: grey (c = 1) or colour (c = 3), in any unit.
         outputs: the same examples, of the same or another size.
         titles: of the upper and the lower panel.
+        alike: whether one scale of brightness, from the darkest to the brightest pixel, holds for
+            all; each panel has its own otherwise.
     """
     inputs, outputs = _checked_images(inputs), _checked_images(outputs)
     if len(inputs) != len(outputs):
@@ -59,7 +62,7 @@ def draw_images(
     count = len(inputs)
     rows = 1 if count <= 8 else 2
     columns = -(-count // rows)
-    panels = _as_rgb(inputs, outputs)
+    panels = _as_rgb(inputs, outputs) if alike else [*_as_rgb(inputs), *_as_rgb(outputs)]
     gap = 0.06  # in image widths
     cell_inches = min(1.2, _WIDTH_INCHES / columns)
     heights = [rows * (panel.shape[1] / panel.shape[2] + gap) * cell_inches for panel in panels]

@@ -181,6 +181,11 @@ def draw(folder: pathlib.Path, experiment: Experiment, params: Any) -> None:
         epochs = np.asarray([record["epoch"] for record in history])
         path = target / f"frames{suffix}.gif"
         figures.animate_frames(path, framed[0][: moved.shape[1]], moved, epochs, **corners)
+    for name in sorted(found.keys() - grids.keys()):  # those that look at feature maps
+        seen = np.asarray(found[name]["output"], np.float32).mean(axis=-1, keepdims=True)
+        titles = "Input", f"What {name} makes of feature maps (their mean)"
+        suffix = name.removeprefix("transformer")
+        figures.draw_images(target / f"images{suffix}.png", inputs, seen, titles, alike=False)
     if (folder / "confusions.json").exists():
         found = read_json(folder / "confusions.json")["label_by_prediction"]
         draw_confusions(target / "confusions.png", np.asarray(found))

@@ -19,7 +19,7 @@ from experiments.config import Config, ConfigError
 from experiments.tables import published
 
 Budget = Literal["quick", "standard", "paper"]
-TableName = Literal["table1", "addition", "transforms", "ours"]
+TableName = Literal["table1", "addition", "transforms", "ours", "gtsrb"]
 
 # The user's sweep over types of transformations.
 ALL_TRANSFORMS = (
@@ -37,7 +37,8 @@ class Cell(NamedTuple):
 
     Attributes:
         name: unique among all tables; cells that two tables share have one name.
-        model: the network, `2x_` in front where two transformers stand side by side.
+        model: the network, with the number of transformers in front, as `2x_`, where a table has
+            several.
         transform: the family of transformations; None without a transformer.
         distortion: of the images.
         config: the settings of the run of seed 0.
@@ -109,7 +110,7 @@ def _optimisation(budget: Budget, kind: str) -> dict[str, Any]:
 
 
 def _kind(model: str) -> str:
-    return model.removeprefix("2x_").removeprefix("st_")
+    return model.removeprefix("st_")
 
 
 def _config(budget: Budget, distortion: str, settings: dict[str, Any]) -> Config:
@@ -207,11 +208,39 @@ def _compact(model: str, transform: str | None, distortion: str) -> dict[str, An
     return {"model": model, "transform": transform} | _VIEW[distortion] | _localised(distortion)
 
 
+# Units of the dense layer behind so many transformers, for 500,000 parameters with each.
+_SIGN_UNITS = (312, 300, 131, 87)
+
+
+def gtsrb(budget: Budget) -> list[Cell]:
+    """Traffic signs: no transformer, one at the input, others before the next convolutions."""
+    start = configuration.PRESETS["gtsrb"].config
+    settings: dict[str, Any] = {"quick": {"dataset": "digits", "epochs": 2}}.get(budget, {})
+    if budget == "paper":
+        settings = {"epochs": 200}
+
+    def cell(count: int, transform: str | None) -> Cell:
+        model = f"{count}x_st_compact" if count else "compact"
+        network: dict[str, Any] = {"features": (32, 64, 128, _SIGN_UNITS[count])}
+        if transform is None:
+            network |= {"model": "compact", "placement": "input", "transformers": 1}
+        else:
+            network |= {"transform": transform, "transformers": count}
+        config = configuration.replace(start, settings | network)
+        name = "-".join(filter(None, ("gtsrb", model, transform)))
+        return Cell(name, model, transform, "none", config)
+
+    rows = [(count, "affine") for count in (1, 2, 3)] + [(0, None)]
+    rows += [(count, each) for each in ("similarity", "thin_plate_spline") for count in (1, 2, 3)]
+    return [cell(count, transform) for count, transform in rows]
+
+
 TABLES: Mapping[TableName, Callable[[Budget], list[Cell]]] = {
     "table1": table1,
     "addition": addition,
     "transforms": transforms,
     "ours": ours,
+    "gtsrb": gtsrb,
 }
 # What a smoke trains: each network and each transformation once.
 _QUICK: Mapping[str, tuple[str, ...]] = {
@@ -219,6 +248,7 @@ _QUICK: Mapping[str, tuple[str, ...]] = {
     "addition": ("*-affine", "*-cnn"),
     "transforms": ("r-*",),
     "ours": ("rts-*",),
+    "gtsrb": ("*-compact", "*-3x_st_compact-affine"),
 }
 
 

@@ -16,6 +16,9 @@ from experiments.tables.cells import Cell
 BUDGETS = ("quick", "standard", "paper")
 
 
+MNIST = [table for table in cells.TABLES if table != "gtsrb"]
+
+
 def every(budget: cells.Budget = "standard") -> list[Cell]:
     return [cell for table in cells.TABLES.values() for cell in table(budget)]
 
@@ -40,24 +43,26 @@ def test_table_1_is_whole() -> None:
 def test_a_cells_settings_are_what_it_says() -> None:
     for cell in every():
         config = cell.config
-        assert config.model.model == cell.model.removeprefix("2x_")
+        count, _, model = cell.model.rpartition("x_")
+        assert config.model.model == model
         assert config.data.distortion == cell.distortion
-        assert (config.model.transformers == 2) == cell.model.startswith("2x_")
+        assert config.model.transformers == int(count or 1)
         if cell.transform is not None:
             assert config.model.transform == cell.transform
 
 
 def test_the_papers_budget_takes_its_steps() -> None:
-    for cell in every("paper"):
+    for cell in (cell for name in MNIST for cell in cells.TABLES[name]("paper")):
         steps = cell.config.optimisation.epochs * (55_000 // cell.config.optimisation.batch_size)
         assert steps == pytest.approx(150_000, rel=1e-2)
 
 
 def num_params(cell: Cell) -> int:
-    images = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28, 1)
+    shape, classes = ((32, 32, 3), 43) if cell.name.startswith("gtsrb") else ((28, 28, 1), 10)
+    images = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
     split = Split(images, np.zeros(2, np.int32))
     config = configuration.replace(cell.config, {"batch_size": 2})
-    experiment = setup.assemble(config, Dataset("mnist", split, split, split, 10))
+    experiment = setup.assemble(config, Dataset("any", split, split, split, classes))
     return setup.num_params(jax.eval_shape(lambda: setup.initial_state(experiment)).params)
 
 
@@ -65,7 +70,9 @@ def test_networks_of_a_kind_have_as_many_parameters() -> None:
     found = collections.defaultdict(list)
     for cell in cells.table1("standard"):
         found[cell.model.removeprefix("st_"), cell.distortion].append(num_params(cell))
-    assert len(found) == 10
+    for cell in cells.gtsrb("standard"):
+        found["signs", "none"].append(num_params(cell))
+    assert len(found) == 11
     for counts in found.values():
         assert max(counts) <= 1.02 * min(counts)
 
