@@ -2,7 +2,13 @@
 
 from stn_jax import distortions, nn, population, training, transforms
 from stn_jax.sampling import grid_sample
-from stn_jax.warping import affine_grid, outside_frame, spatial_transform, transform_grid
+from stn_jax.warping import (
+    affine_grid,
+    outside_frame,
+    spatial_transform,
+    transform_grid,
+    warp_points,
+)
 
 __version__ = "0.1.0"
 
@@ -17,4 +23,5 @@ __all__ = [
     "training",
     "transform_grid",
     "transforms",
+    "warp_points",
 ]
