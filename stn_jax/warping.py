@@ -18,7 +18,7 @@ from stn_jax.coordinates import (
     to_normalised,
     to_pixels,
 )
-from stn_jax.sampling.grid_sample import sample
+from stn_jax.sampling.grid_sample import grid_sample, sample
 from stn_jax.transforms.base import (
     Transform,
     apply_matrix,
@@ -175,6 +175,66 @@ def spatial_transform(
     points = _source_pixels(theta, transform, input_shape, target, align_corners)
     bounds = [pixel_bounds(size, align_corners=align_corners) for size in reversed(input_shape)]
     return sample(image, points, bounds, mode=mode, padding_mode=padding_mode, fill=fill)
+
+
+def straighten(
+    image: Float[Array, "*spatial c"],
+    theta: Float[Array, " num_params"],
+    transform: Transform,
+    input_shape: Sequence[int],
+    *,
+    output_shape: Sequence[int] | None = None,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+    fill: float | Sequence[float] | Array = 0.0,
+) -> Float[jax.Array, "*out c"]:
+    """Warps an image, at its own resolution, by a theta that was predicted for it at another.
+
+    As `spatial_transform` of the image resized to `input_shape`, outer edges to outer edges, but
+    with the detail of the image. Where the shapes are equal, it is `spatial_transform`.
+
+    Args:
+        image: `[h, w, c]` or `[d, h, w, c]`, floating.
+        theta: flat, `[transform.num_params]`.
+        transform: the family theta belongs to. Static.
+        input_shape: spatial shape at which theta was predicted. Static.
+        output_shape: spatial shape of the output there, by default `input_shape`. Static.
+        mode, padding_mode, align_corners, fill: as for `grid_sample`.
+
+    Returns:
+        `[*out, c]`, with as many pixels for each of `output_shape` as the image has for each of
+        `input_shape`, rounded, at least one.
+
+    Raises:
+        ValueError: as `warp_points` and `grid_sample`.
+
+    Example:
+        >>> from stn_jax.transforms import rotation
+        >>> straighten(jnp.ones((90, 60, 3)), jnp.asarray([0.5]), rotation, (28, 28)).shape
+        (90, 60, 3)
+    """
+    check_transform(transform)
+    full = jnp.shape(image)
+    expected = f"of rank {transform.ndim + 1}"
+    check_shape(f"image for {transform.name}", full, expected, len(full) == transform.ndim + 1)
+    seen = check_sizes("input_shape", input_shape, transform.ndim)
+    made = check_sizes("output_shape", seen if output_shape is None else output_shape, len(seen))
+    sizes = zip(full[:-1], seen, made, strict=True)
+    shape = tuple(max(1, round(size * out / size_seen)) for size, size_seen, out in sizes)
+    points = jnp.asarray(target_points(shape, align_corners=False), at_least_float32(theta).dtype)
+    points = _each_axis(to_pixels, points, made, False)
+    points = warp_points(
+        points,
+        theta,
+        transform,
+        seen,
+        to="input",
+        output_shape=made,
+        align_corners=align_corners,
+    )
+    grid = _each_axis(to_normalised, points, seen, False)
+    return grid_sample(image, grid, mode=mode, padding_mode=padding_mode, fill=fill)
 
 
 def warp_points(
