@@ -63,7 +63,7 @@ def draw_images(
     gap = 0.06  # in image widths
     cell_inches = min(1.2, _WIDTH_INCHES / columns)
     heights = [rows * (panel.shape[1] / panel.shape[2] + gap) * cell_inches for panel in panels]
-    figure = _figure(max(3.0, columns * cell_inches), sum(heights) + 0.6)
+    figure = new_figure(max(3.0, columns * cell_inches), sum(heights) + 0.6)
     both = figure.subplots(2, 1, gridspec_kw={"height_ratios": heights})
     titles = titles or ("Input", "After the transformer")
     for axes, panel, title in zip(both, panels, titles, strict=True):
@@ -74,7 +74,7 @@ def draw_images(
         axes.set(xlim=(0, columns * (1 + gap) - gap), title=title)
         axes.set_ylim(rows * (aspect + gap) - gap, 0)
         axes.set_axis_off()
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_frames(
@@ -109,7 +109,7 @@ def draw_frames(
                 0.5, 0.03, "not finite", transform=axes.transAxes, ha="center", fontsize="small"
             )
     figure.suptitle("Where the output is sampled (dot: its upper left corner)", fontsize="medium")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_curves(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]) -> None:
@@ -131,13 +131,13 @@ def draw_curves(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any
     ]
     panels += [panel for panel in extras if any(len(_series(records, k)[0]) for k in panel.keys)]
     rows = -(-len(panels) // 2)
-    figure = _figure(_WIDTH_INCHES, 2.9 * rows)
+    figure = new_figure(_WIDTH_INCHES, 2.9 * rows)
     cells = figure.subplots(rows, 2, squeeze=False).ravel()
     for axes in cells[len(panels) :]:
         axes.set_axis_off()
     for axes, panel in zip(cells, panels, strict=False):
         _draw_panel(axes, panel, records)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_angles(
@@ -165,7 +165,7 @@ def draw_angles(
     applied_deg, before, after = applied_deg[finite], before[finite], after[finite]
     constant = _circular_mean(applied_deg + predicted_deg[finite])
 
-    figure = _figure(_WIDTH_INCHES, 3.8)
+    figure = new_figure(_WIDTH_INCHES, 3.8)
     axes = figure.subplot_mosaic([["both", "before"], ["both", "after"]])
     # Whole turns are taken out of the prediction, so that the points lie about the line.
     dots = {"s": 6, "linewidths": 0, "alpha": float(np.clip(500 / len(after), 0.15, 0.8))}
@@ -193,7 +193,7 @@ def draw_angles(
     axes["after"].set_xlabel("Angle about its mean (°)")
     for axis in (axes["both"].xaxis, axes["both"].yaxis, axes["after"].xaxis):
         axis.set_major_locator(MaxNLocator(8, steps=[1, 1.5, 3, 4.5, 9, 10]))
-    _save(figure, path)
+    save(figure, path)
 
 
 def angle_residuals(
@@ -333,7 +333,8 @@ def _written_whole(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         partial.unlink(missing_ok=True)
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Writes a figure, whole or not at all; the ending of the path says the format."""
     ending = pathlib.Path(path).suffix.removeprefix(".")
     with _written_whole(path) as partial:
         figure.savefig(partial, format=ending or "png")
@@ -342,7 +343,7 @@ def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
 # Figures and images
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure of a size in inches, which belongs to no window and no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -391,7 +392,7 @@ def _image_cells(
     columns = min(columns, count)
     rows = -(-count // columns)
     cell = min(width / columns, 2.0)
-    figure = _figure(max(4.6, columns * cell), rows * cell * height_px / width_px + 0.4)
+    figure = new_figure(max(4.6, columns * cell), rows * cell * height_px / width_px + 0.4)
     cells = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for axes in cells:
         axes.set(xticks=[], yticks=[], facecolor=_OUTSIDE)

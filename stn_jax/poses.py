@@ -18,7 +18,7 @@ from stn_jax.warping import warp_points
 
 
 def affine_from_pixels(
-    matrix_px: Float[Array, "2 3"], input_shape: Sequence[int], output_shape: Sequence[int]
+    matrix_px: Float[jax.Array, "2 3"], input_shape: Sequence[int], output_shape: Sequence[int]
 ) -> Float[jax.Array, "6"]:
     """Theta of the affine map `[2, 3]` from centred output pixels to centred input pixels.
 
@@ -30,6 +30,19 @@ def affine_from_pixels(
     to_output_px = jnp.asarray([output_shape[1] / 2, output_shape[0] / 2, 1.0])
     to_input_px = jnp.asarray([input_shape[1] / 2, input_shape[0] / 2])
     return (matrix_px * to_output_px / to_input_px[:, None]).ravel()
+
+
+def affine_from_pose(
+    pose: Float[Array, "4"], input_shape: Sequence[int], output_shape: Sequence[int]
+) -> Float[jax.Array, "6"]:
+    """Theta of `affine` for what a pose says, from output to input.
+
+    Example:
+        >>> affine_from_pose(jnp.asarray([0.0, 0.0, 3.0, 0.0]), (8, 6), (8, 6))[2]
+        Array(1., dtype=float32)
+    """
+    assert similarity.matrix is not None
+    return affine_from_pixels(similarity.matrix(jnp.asarray(pose)), input_shape, output_shape)
 
 
 def pose_at_centre(
@@ -108,6 +121,7 @@ def equivariance_error(
         >>> equivariance_error(jnp.asarray([0.5, 0.0, 3.0, 4.0]), still, still)
         Array([0.5, 0. , 5. ], dtype=float32)
     """
+    assert similarity.compose is not None
     difference = similarity.compose(jnp.asarray(applied), jnp.asarray(after)) - before
     angle, log_scale, x, y = difference
     wrapped = jnp.arctan2(jnp.sin(angle), jnp.cos(angle))

@@ -18,8 +18,7 @@ SHAPE, OUTPUT = (20, 34), (13, 9)
 
 def of(pose: list[float], input_shape: tuple = SHAPE, output_shape: tuple = OUTPUT) -> jax.Array:
     """The affine theta of a pose."""
-    matrix = similarity.matrix(jnp.asarray(pose))
-    return poses.affine_from_pixels(matrix, input_shape, output_shape)
+    return poses.affine_from_pose(jnp.asarray(pose), input_shape, output_shape)
 
 
 @pytest.mark.parametrize("pose", [POSE, MOVE, [0.0] * 4])
