@@ -139,7 +139,7 @@ def train(config: Config, folder: pathlib.Path, command: str, stop: Stop) -> dic
     import jax
 
     from experiments import checkpoints as saving
-    from experiments import devices, gallery
+    from experiments import devices, diagnostics, diagnostics_figure, gallery
     from experiments import experiment as setup
 
     mesh = devices.start(config.run)
@@ -161,10 +161,15 @@ def train(config: Config, folder: pathlib.Path, command: str, stop: Stop) -> dic
         return {}
     params = jax.device_get(state.params)
     summary = _summary(experiment, params, tested, folder)
+    if config.run.diagnostics:
+        summary["diagnostics"] = diagnostics.measure(experiment, params)
     summary |= {"command": command, **provenance()}
     if config.run.figures:
         with writing(folder / "figures"):
             gallery.draw(folder, experiment, params)
+            if config.run.diagnostics:
+                path = folder / "figures" / "diagnostics.png"
+                diagnostics_figure.draw(path, summary["diagnostics"])
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -400,7 +405,7 @@ def _summary(
         RunError: if the records of an epoch are missing.
     """
     from experiments import experiment as setup
-    from experiments import gallery
+    from experiments import gallery, restored
 
     optimisation = experiment.config.optimisation
     steps = optimisation.epochs * experiment.steps_per_epoch
@@ -419,6 +424,7 @@ def _summary(
         "train_seconds": seconds,
         "images_per_second": steps * optimisation.batch_size / seconds,
         "seed": optimisation.seed,
+        "data": restored.description(experiment),
     }
 
 

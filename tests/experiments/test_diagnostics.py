@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import diagnostics
+from experiments import config as configuration
+from experiments import diagnostics, diagnostics_figure
 from experiments import experiment as setup
 from experiments.config import Config, Data, Model, Optimisation
 from experiments.experiment import Experiment
@@ -129,18 +130,24 @@ def test_a_network_that_ignores_its_input_has_the_error_of_none(scenes: pathlib.
         assert found["kl"][kind] < 1e-4
 
 
-@pytest.mark.parametrize("model", ["st_fcn", "fcn"])
 def test_a_run_has_them_on_request(
-    model: str, run: Callable[..., int], tiny: list[str], tmp_path: pathlib.Path
+    unfinished: pathlib.Path, tiny: list[str], run: Callable[..., int]
 ) -> None:
-    folder = tmp_path / "run"
-    settings = ["--model", model, "--epochs", 1, "--run-dir", folder, "--diagnostics"]
-    assert run(*tiny, *settings) == 0
-    found = json.loads((folder / "summary.json").read_text())["diagnostics"]
-    of_frames = {"equivariance", "none", "outside"} if model == "st_fcn" else set()
-    assert found.keys() == {"images", "changed", "kl", "by_amount", *of_frames}
-    assert found["by_amount"].keys() == set(diagnostics.KINDS)
-    assert (folder / "figures" / "diagnostics.png").stat().st_size > 5000
+    assert run(*tiny, "--run-dir", unfinished, "--resume", "auto", "--diagnostics") == 0
+    found = json.loads((unfinished / "summary.json").read_text())["diagnostics"]
+    assert found["images"] == 25
+    assert found["equivariance"].keys() == found["none"].keys() == set(diagnostics.KINDS)
+    assert (unfinished / "figures" / "diagnostics.png").stat().st_size > 5000
+
+
+def test_a_network_without_a_transformer_has_predictions_only(
+    tiny: list[str], tmp_path: pathlib.Path
+) -> None:
+    made = setup.build(configuration.parse([*tiny, "--model", "fcn"], "train")[1])
+    found = diagnostics.measure(made, setup.initial_state(made).params)
+    assert found.keys() == {"images", "changed", "kl", "by_amount"}
+    diagnostics_figure.draw(tmp_path / "a.png", found)
+    assert (tmp_path / "a.png").stat().st_size > 5000
 
 
 def test_a_run_does_not_have_them_unasked(finished: pathlib.Path) -> None:
