@@ -37,7 +37,7 @@ def draw(path: str | os.PathLike[str], measured: Mapping[str, Any]) -> None:
         cells[-1, column].set_ylim(bottom=0)
     cells[-1, 0].set(ylabel="Changed predictions (%)")
     if has_frames:
-        cells[0, 0].set(ylabel="Error of the frame (RMS)")
+        cells[0, 0].set(ylabel="Error of the frame")
         cells[0, 0].legend(frameon=False, fontsize="small")
     for axes in cells.ravel():
         axes.grid(alpha=0.3)
@@ -47,6 +47,9 @@ def draw(path: str | os.PathLike[str], measured: Mapping[str, Any]) -> None:
 
 def _draw_errors(axes: "Axes", rows: Mapping[str, list[float]]) -> None:
     amounts = rows["amount"]
-    axes.plot(amounts, rows["error"], color="C0", marker="o", markersize=3, label="measured")
+    axes.plot(amounts, rows["equivariance"], color="C0", marker="o", markersize=3, label="median")
+    axes.plot(
+        amounts, rows["equivariance_90"], color="C0", linewidth=0.8, label="nine in ten are below"
+    )
     axes.plot(amounts, rows["none"], color="C7", linestyle="--", label="if it never followed")
     axes.set_ylim(bottom=0)
