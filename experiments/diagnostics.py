@@ -53,14 +53,14 @@ def measure(experiment: Experiment, params: Any) -> dict[str, Any]:
 
     Returns:
         `images`, their number; `by_amount`, what is measured at each amount of each kind of move;
-        and, for each kind, the means of that over the amounts. Measured are `equivariance`, the median
-        over images of how far the frame is off, in the kind's unit, and `equivariance_90`, which nine in
-        ten do not exceed: where an image looks like another pose, some frames turn over and the
-        median does not see it; `none`, the error of a transformer that ignores its input;
-        `changed`, the share of predictions that are other than on the unmoved image; `kl`, the mean
-        divergence of the logits from those there, in nats; `outside`, the share of samples outside
-        the image (`outside_unmoved`: of images that are not moved). What speaks of frames is left
-        out where no transformer looks at the input.
+        and, for each kind, the means of that over the amounts. Measured are `equivariance`, the
+        median over images of how far the frame is off, in the kind's unit; `equivariance_90`, what
+        nine in ten do not exceed, since the median is blind to frames that turn over; `none`, the
+        error of a transformer that ignores its input; `changed`, the share of predictions that are
+        other than on the unmoved image; `kl`, the mean divergence of the logits from those there,
+        in nats; `outside`, the share of samples outside the image (`outside_unmoved`: of images
+        that are not moved). What speaks of frames is left out where no transformer looks at the
+        input.
     """
     images = gallery.test_images(experiment, IMAGES)
     look = jax.jit(lambda applied: _look(experiment, params, _moved(experiment, images, applied)))
