@@ -177,6 +177,8 @@ class Run:
     """Epochs from checkpoint to checkpoint; more where these would take over 1 % of the time."""
     figures: bool = True
     """Draw pictures at the end."""
+    diagnostics: bool = False
+    """Measure at the end how frames and predictions answer to known moves of test images."""
     mesh: OptionalStr = None
     """Devices, as batch=N: each batch is spread over N; of a CPU, virtual ones are made. A sweep
     also takes member=M. Default: one device, or all of several processes."""
@@ -529,7 +531,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _check_preset_first(arguments: list[str]) -> None:
     """Raises `ConfigError` where a preset's name stands elsewhere, and not as a flag's value."""
-    names = ("figures", "align-corners", "keep-aspect")
+    names = ("figures", "diagnostics", "align-corners", "keep-aspect")
     switches = [f"--{no}{name}" for name in names for no in ("", "no-")]
     for before, word in itertools.pairwise(arguments):
         is_value = before.startswith("-") and "=" not in before and before not in switches

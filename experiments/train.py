@@ -410,15 +410,21 @@ def write_end(
     experiment: Any, params: Any, tested: Tested, folder: pathlib.Path, command: str
 ) -> dict[str, Any]:
     """Writes what a run ends with, the summary last; that again."""
-    from experiments import gallery
+    from experiments import diagnostics, diagnostics_figure, gallery
 
+    config = experiment.config
     summary = summarise(experiment, params, tested, folder)
+    if config.run.diagnostics:
+        summary["diagnostics"] = diagnostics.measure(experiment, params)
     summary |= {"command": command, **provenance()}
     confusions = {"label_by_prediction": tested.confusions.tolist()}
     write_json(folder / "confusions.json", confusions, indent=None)
-    if experiment.config.run.figures:
+    if config.run.figures:
         with writing(folder / "figures"):
             gallery.draw(folder, experiment, params)
+            if config.run.diagnostics:
+                path = folder / "figures" / "diagnostics.png"
+                diagnostics_figure.draw(path, summary["diagnostics"])
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -430,7 +436,7 @@ def summarise(experiment: Any, params: Any, tested: Tested, folder: pathlib.Path
         RunError: if the records of an epoch are missing.
     """
     from experiments import experiment as setup
-    from experiments import gallery
+    from experiments import gallery, restored
     from experiments.confusions import class_errors
 
     optimisation, means = experiment.config.optimisation, tested.means
@@ -451,6 +457,7 @@ def summarise(experiment: Any, params: Any, tested: Tested, folder: pathlib.Path
         "train_seconds": seconds,
         "images_per_second": steps * optimisation.batch_size / seconds,
         "seed": optimisation.seed,
+        "data": restored.description(experiment),
     }
 
 

@@ -1,8 +1,15 @@
 """Spatial transformers in JAX: pure functions, and Flax modules around them."""
 
-from stn_jax import distortions, nn, population, training, transforms
+from stn_jax import distortions, nn, population, poses, training, transforms
 from stn_jax.sampling import grid_sample
-from stn_jax.warping import affine_grid, outside_frame, spatial_transform, transform_grid
+from stn_jax.warping import (
+    affine_grid,
+    outside_frame,
+    spatial_transform,
+    straighten,
+    transform_grid,
+    warp_points,
+)
 
 __version__ = "0.1.0"
 
@@ -13,8 +20,11 @@ __all__ = [
     "nn",
     "outside_frame",
     "population",
+    "poses",
     "spatial_transform",
+    "straighten",
     "training",
     "transform_grid",
     "transforms",
+    "warp_points",
 ]

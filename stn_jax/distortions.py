@@ -19,6 +19,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from stn_jax._checks import as_numbers, check_at_least_0, check_shape, check_sizes, is_traced
 from stn_jax._types import Array, Number
+from stn_jax.poses import affine_from_pixels
 from stn_jax.transforms import affine, projective, thin_plate_spline
 from stn_jax.transforms.base import homogeneous, matmul
 from stn_jax.transforms.thin_plate_spline import control_point_grid
@@ -71,13 +72,6 @@ def _draw_noise(
     return jax.random.normal(key, (count, 2)) * sigma_px / half
 
 
-def _affine_theta(matrix_px: jax.Array, image_shape: Shape, canvas: Shape) -> Theta:
-    """Theta of the affine map `[2, 3]` from centred canvas pixels to centred image pixels."""
-    to_canvas_px = jnp.asarray([canvas[1] / 2, canvas[0] / 2, 1.0])
-    to_image_px = jnp.asarray([image_shape[1] / 2, image_shape[0] / 2])
-    return (matrix_px * to_canvas_px / to_image_px[:, None]).ravel()
-
-
 def _rotate_scale_shift(
     angle_rad: jax.Array, scale: jax.Array | float, shift_px: jax.Array
 ) -> Float[jax.Array, "2 3"]:
@@ -101,7 +95,7 @@ def draw_r(
     image_shape = check_sizes("image_shape", image_shape, 2)
     angle = _draw_angle(key, max_angle_rad)
     matrix = _rotate_scale_shift(angle, 1.0, jnp.zeros(2))
-    return _affine_theta(matrix, image_shape, image_shape)
+    return affine_from_pixels(matrix, image_shape, image_shape)
 
 
 def r(key: PRNGKeyArray, image: Image, *, max_angle_rad: Number = math.pi / 2) -> Output:
@@ -138,7 +132,7 @@ def draw_rts(
     angle_key, scale_key, place_key = jax.random.split(key, 3)
     angle, factor = _draw_angle(angle_key, max_angle_rad), _draw_scale(scale_key, scale)
     place = _draw_place(place_key, image_shape, canvas)
-    return _affine_theta(_rotate_scale_shift(angle, factor, place), image_shape, canvas)
+    return affine_from_pixels(_rotate_scale_shift(angle, factor, place), image_shape, canvas)
 
 
 def rts(
@@ -296,7 +290,7 @@ def draw_t(
 ) -> Float[jax.Array, "6"]:
     """Theta (affine, canvas to image) of T: a random place."""
     place = _draw_place(key, image_shape, canvas)
-    return _affine_theta(_rotate_scale_shift(jnp.zeros(()), 1.0, place), image_shape, canvas)
+    return affine_from_pixels(_rotate_scale_shift(jnp.zeros(()), 1.0, place), image_shape, canvas)
 
 
 def t(key: PRNGKeyArray, image: Image, *, canvas: Shape = (84, 84)) -> Output:
@@ -395,7 +389,7 @@ def draw_jitter(
     exponent = jax.random.uniform(scale_key, (), minval=-1.0, maxval=1.0)
     shift = jax.random.uniform(place_key, (2,), minval=-max_shift_px, maxval=max_shift_px)
     matrix = _rotate_scale_shift(angle, max_scale**exponent, shift)
-    return _affine_theta(matrix, image_shape, image_shape)
+    return affine_from_pixels(matrix, image_shape, image_shape)
 
 
 def jitter(

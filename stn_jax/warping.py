@@ -1,13 +1,13 @@
 """Warping images: a transformation's source points, and the image sampled there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from stn_jax._checks import check_bool, check_floating, check_shape, check_sizes
+from stn_jax._checks import check_bool, check_choice, check_floating, check_shape, check_sizes
 from stn_jax._types import Array
 from stn_jax.coordinates import (
     centred_pixels,
@@ -15,11 +15,15 @@ from stn_jax.coordinates import (
     half_extent,
     pixel_bounds,
     target_points,
+    to_normalised,
+    to_pixels,
 )
-from stn_jax.sampling.grid_sample import sample
+from stn_jax.sampling.grid_sample import grid_sample, sample
 from stn_jax.transforms.base import (
     Transform,
     apply_matrix,
+    as_points,
+    as_theta,
     at_least_float32,
     check_transform,
     dehomogenise,
@@ -171,6 +175,139 @@ def spatial_transform(
     points = _source_pixels(theta, transform, input_shape, target, align_corners)
     bounds = [pixel_bounds(size, align_corners=align_corners) for size in reversed(input_shape)]
     return sample(image, points, bounds, mode=mode, padding_mode=padding_mode, fill=fill)
+
+
+def straighten(
+    image: Float[Array, "*spatial c"],
+    theta: Float[Array, " num_params"],
+    transform: Transform,
+    input_shape: Sequence[int],
+    *,
+    output_shape: Sequence[int] | None = None,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+    fill: float | Sequence[float] | Array = 0.0,
+) -> Float[jax.Array, "*out c"]:
+    """Warps an image, at its own resolution, by a theta that was predicted for it at another.
+
+    As `spatial_transform` of the image resized to `input_shape`, outer edges to outer edges, but
+    with the detail of the image. Where the shapes are equal, it is `spatial_transform`.
+
+    Args:
+        image: `[h, w, c]` or `[d, h, w, c]`, floating.
+        theta: flat, `[transform.num_params]`.
+        transform: the family theta belongs to. Static.
+        input_shape: spatial shape at which theta was predicted. Static.
+        output_shape: spatial shape of the output there, by default `input_shape`. Static.
+        mode, padding_mode, align_corners, fill: as for `grid_sample`.
+
+    Returns:
+        `[*out, c]`, with as many pixels for each of `output_shape` as the image has for each of
+        `input_shape`, rounded, at least one.
+
+    Raises:
+        ValueError: as `warp_points` and `grid_sample`.
+
+    Example:
+        >>> from stn_jax.transforms import rotation
+        >>> straighten(jnp.ones((90, 60, 3)), jnp.asarray([0.5]), rotation, (28, 28)).shape
+        (90, 60, 3)
+    """
+    check_transform(transform)
+    full = jnp.shape(image)
+    expected = f"of rank {transform.ndim + 1}"
+    check_shape(f"image for {transform.name}", full, expected, len(full) == transform.ndim + 1)
+    seen = check_sizes("input_shape", input_shape, transform.ndim)
+    made = check_sizes("output_shape", seen if output_shape is None else output_shape, len(seen))
+    sizes = zip(full[:-1], seen, made, strict=True)
+    shape = tuple(max(1, round(size * out / size_seen)) for size, size_seen, out in sizes)
+    points = jnp.asarray(target_points(shape, align_corners=False), at_least_float32(theta).dtype)
+    points = _each_axis(to_pixels, points, made, False)
+    points = warp_points(
+        points,
+        theta,
+        transform,
+        seen,
+        to="input",
+        output_shape=made,
+        align_corners=align_corners,
+    )
+    grid = _each_axis(to_normalised, points, seen, False)
+    return grid_sample(image, grid, mode=mode, padding_mode=padding_mode, fill=fill)
+
+
+def warp_points(
+    points: Float[Array, "*shape n"],
+    theta: Float[Array, " num_params"],
+    transform: Transform,
+    input_shape: Sequence[int],
+    *,
+    to: str,
+    output_shape: Sequence[int] | None = None,
+    align_corners: bool = False,
+) -> Float[jax.Array, "*shape n"]:
+    """Where points of one image lie in the other, for `spatial_transform` with the same arguments.
+
+    Convention: points are (x, y[, z]) in pixels; the centre of the first pixel is the origin.
+    theta maps target to source, so that `to="input"` warps by theta and `to="output"` by its
+    inverse. A box is its four corners, which need not be a box any more.
+
+    Args:
+        points: `[*shape, n]`, of the output for `to="input"`, else of the input; floating.
+        theta: flat, `[transform.num_params]`.
+        transform: the family theta belongs to. Static.
+        input_shape: spatial shape of the image that was warped. Static.
+        to: `input` or `output`, the image whose coordinates are wanted. Static.
+        output_shape: spatial shape of the warped image, by default the input's. Static.
+        align_corners: as for `spatial_transform`. Static.
+
+    Returns:
+        `[*shape, n]`, in points' or theta's precision, the wider, at least float32; NaN where theta
+        has no inverse in the family. What a homography has behind its horizon is far away.
+
+    Raises:
+        ValueError: on shapes that do not fit, numbers that are not floating, or `to="output"` for a
+            transformation that has no `inverse`.
+
+    Example:
+        >>> from stn_jax.transforms import translation
+        >>> theta = jnp.asarray([0.5, 0.0])  # the output shows what lies a quarter to the right
+        >>> warp_points(jnp.asarray([3.0, 1.0]), theta, translation, (8, 8), to="output")
+        Array([1., 1.], dtype=float32)
+    """
+    check_transform(transform)
+    check_bool("align_corners", align_corners)
+    check_choice("to", to, ("input", "output"))
+    source = check_sizes("input_shape", input_shape, transform.ndim)
+    target = check_sizes(
+        "output_shape", output_shape if output_shape is not None else source, transform.ndim
+    )
+    points = as_points(points, transform.ndim, transform.name)
+    theta = as_theta(theta, transform.num_params, transform.name)
+    here, there = target, source
+    if to == "output":
+        here, there = source, target
+        if transform.inverse is None:
+            raise ValueError(
+                f"to must be input for {transform.name}, which has no inverse; got 'output'"
+            )
+        theta = transform.inverse(theta)
+    warped = transform.warp(theta, _each_axis(to_normalised, points, here, align_corners))
+    if to == "output":  # a homography of NaN has its points far away
+        warped = jnp.where(jnp.isfinite(theta).all(), warped, jnp.nan)
+    return _each_axis(to_pixels, warped, there, align_corners)
+
+
+def _each_axis(
+    convert: Callable[..., jax.Array], points: jax.Array, shape: Sequence[int], align_corners: bool
+) -> jax.Array:
+    """Points `[..., n]` in other units, which depend on an axis's size."""
+    planes = [
+        convert(points[..., i], size, align_corners=align_corners)
+        for i, size in enumerate(reversed(shape))
+    ]
+    return jnp.stack(planes, axis=-1)
 
 
 def _source_pixels(

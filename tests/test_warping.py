@@ -128,3 +128,159 @@ def test_indices_and_weights_agree_on_whole_positions(shape: tuple[int, int]) ->
         expected = sample(jnp.asarray(images), jnp.asarray(np.float32(thetas), jnp.float64))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)  # a pixel apart is about 1
+
+
+# Points.
+
+INVERTIBLE = [t for t in PLANAR if t.inverse is not None]
+INVERTIBLE += [transforms.affine_3d, transforms.rigid_3d]
+invertible = pytest.mark.parametrize("transform", INVERTIBLE, ids=lambda t: t.name)
+corners = pytest.mark.parametrize("align_corners", [False, True])
+
+
+@invertible
+@corners
+def test_points_there_and_back_are_where_they_were(
+    transform: transforms.Transform, align_corners: bool, x64: None
+) -> None:
+    input_shape, output_shape = (
+        ((9, 14), (6, 11)) if transform.ndim == 2 else ((9, 14, 4), (6, 5, 7))
+    )
+    points = jnp.asarray(RNG.uniform(0, 10, (3, 5, transform.ndim)))
+    theta = near_identity(transform)
+
+    def warp(points: jax.Array, to: str) -> jax.Array:
+        return stn_jax.warp_points(
+            points,
+            theta,
+            transform,
+            input_shape,
+            to=to,
+            output_shape=output_shape,
+            align_corners=align_corners,
+        )
+
+    @jax.jit
+    def there_and_back(points: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return warp(warp(points, "input"), "output"), warp(warp(points, "output"), "input")
+
+    for found in there_and_back(points):
+        np.testing.assert_allclose(found, points, atol=1e-9)
+
+
+@planar
+@corners
+def test_a_point_of_the_output_is_where_the_image_was_read(
+    transform: transforms.Transform, align_corners: bool, x64: None
+) -> None:
+    """An image of its own coordinates: what a pixel shows is where it comes from."""
+    output_shape, (rows, columns) = (5, 7), np.mgrid[:40, :30]
+    image = jnp.asarray(np.stack([columns, rows], axis=-1), float)
+    theta = 0.5 * (transform.identity + near_identity(transform))
+    settings = {"output_shape": output_shape, "align_corners": align_corners}
+    seen = stn_jax.spatial_transform(image, theta, transform, padding_mode="border", **settings)
+    pixels = jnp.asarray(np.stack(np.mgrid[:5, :7][::-1], axis=-1), float)
+    found = np.asarray(
+        stn_jax.warp_points(pixels, theta, transform, (40, 30), to="input", **settings)
+    )
+    inside = np.all((found >= 0) & (found <= [29, 39]), axis=-1)
+    assert inside.mean() > 0.4
+    np.testing.assert_allclose(found[inside], seen[inside], atol=1e-9)
+
+
+@pytest.mark.parametrize("transform", INVERTIBLE[:-2], ids=lambda t: t.name)
+@corners
+def test_a_bright_spot_goes_where_its_point_goes(
+    transform: transforms.Transform, align_corners: bool
+) -> None:
+    spot = jnp.asarray([33.0, 22.0])
+    rows, columns = np.mgrid[:50, :60]
+    image = np.exp(-((columns - spot[0]) ** 2 + (rows - spot[1]) ** 2) / 20)[..., None]
+    theta = near_identity(transform).astype(jnp.float32)
+    settings = {"output_shape": (80, 70), "align_corners": align_corners}
+    output = stn_jax.spatial_transform(image.astype(np.float32), theta, transform, **settings)
+    weights = np.asarray(output[..., 0]) / output.sum()
+    rows, columns = np.mgrid[:80, :70]
+    centre = [(weights * columns).sum(), (weights * rows).sum()]
+    found = stn_jax.warp_points(spot, theta, transform, (50, 60), to="output", **settings)
+    assert np.abs(np.asarray(found) - np.asarray(spot)).max() > 1
+    np.testing.assert_allclose(found, centre, atol=0.3 if transform.name == "projective" else 0.03)
+
+
+def test_points_have_gradients_and_batches(x64: None) -> None:
+    identity = jnp.asarray(transforms.similarity.identity, float)
+    thetas = jnp.stack([near_identity(transforms.similarity), identity])
+    point = jnp.asarray([3.0, 4.0])
+
+    def where(theta: jax.Array) -> jax.Array:
+        return stn_jax.warp_points(point, theta, transforms.similarity, (8, 8), to="output")
+
+    @jax.jit
+    def all_at_once() -> tuple[jax.Array, ...]:
+        slopes = jax.jacfwd(where)(thetas[0]), jax.jacrev(where)(thetas[0])
+        return jax.vmap(where)(thetas), jnp.stack([where(theta) for theta in thetas]), *slopes
+
+    batched, looped, forward, reverse = all_at_once()
+    np.testing.assert_allclose(batched, looped, atol=1e-12)
+    np.testing.assert_allclose(batched[1], point, atol=1e-12)
+    np.testing.assert_allclose(forward, reverse, atol=1e-12)
+    assert np.abs(forward).min() > 0.1
+
+
+def test_no_inverse_is_nan_or_an_error(unchecked: None) -> None:
+    points = jnp.zeros((4, 2))
+    for transform in (transforms.affine, transforms.translation_scale, transforms.projective):
+        singular = jnp.zeros(transform.num_params)
+        found = stn_jax.warp_points(points, singular, transform, (5, 6), to="output")
+        assert np.isnan(found).all(), transform.name
+    spline = transforms.thin_plate_spline()
+    with pytest.raises(ValueError, match=r"to must be input for thin_plate_spline, which has no"):
+        stn_jax.warp_points(points, spline.identity, spline, (5, 6), to="output")
+    with pytest.raises(ValueError, match=r"to must be one of input, output; got 'image'"):
+        stn_jax.warp_points(points, spline.identity, spline, (5, 6), to="image")
+    with pytest.raises(ValueError, match=r"points of affine must have shape \[..., 2\]"):
+        stn_jax.warp_points(points[:, :1], jnp.zeros(6), transforms.affine, (5, 6), to="input")
+    with pytest.raises(ValueError, match=r"input_shape must be 2 non-negative integers"):
+        stn_jax.warp_points(points, jnp.zeros(6), transforms.affine, (5, 6, 1), to="input")
+
+
+# At another resolution.
+
+
+@planar
+@corners
+def test_straightening_at_the_same_size_is_the_transformation(
+    transform: transforms.Transform, align_corners: bool, x64: None
+) -> None:
+    image, theta = jnp.asarray(RNG.normal(size=(8, 7, 2))), near_identity(transform)
+    settings = {"output_shape": (5, 9), "align_corners": align_corners}
+    np.testing.assert_allclose(
+        stn_jax.straighten(image, theta, transform, (8, 7), **settings),
+        stn_jax.spatial_transform(image, theta, transform, **settings),
+        atol=1e-12,
+    )
+
+
+@corners
+def test_straightening_shows_the_same_with_more_pixels(align_corners: bool, x64: None) -> None:
+    """An image of its own coordinates, in units of the side, which resizing leaves alone."""
+
+    def coordinates(height: int, width: int) -> jax.Array:
+        rows, columns = np.mgrid[:height, :width]
+        pixels = np.stack([(columns + 0.5) / width, (rows + 0.5) / height], axis=-1)
+        return jnp.asarray(pixels)
+
+    theta = jnp.asarray([0.5, 0.2, 0.1, -0.1, 0.4, 0.05])
+    settings = {"output_shape": (6, 8), "align_corners": align_corners}
+    small = stn_jax.spatial_transform(coordinates(12, 12), theta, transforms.affine, **settings)
+    large = stn_jax.straighten(coordinates(60, 36), theta, transforms.affine, (12, 12), **settings)
+    assert large.shape == (30, 24, 2)
+    np.testing.assert_allclose(large[2::5, 1::3], small, atol=1e-12)
+
+
+def test_straightening_errors(unchecked: None) -> None:
+    image, theta = jnp.ones((4, 5, 1)), jnp.asarray(transforms.affine.identity)
+    with pytest.raises(ValueError, match=r"input_shape must be 2 non-negative integers"):
+        stn_jax.straighten(image, theta, transforms.affine, (4,))
+    with pytest.raises(ValueError, match=r"image for affine must have shape of rank 3"):
+        stn_jax.straighten(image[0], theta, transforms.affine, (4, 4))

@@ -134,6 +134,7 @@ def _check_left_out(config: SweepConfig) -> None:
         ("--resume", run.resume, "never", "a sweep's --run-dir is always continued"),
         ("--checkpoint-every", run.checkpoint_every, 1, "a sweep keeps no checkpoints"),
         ("--no-figures", run.figures, True, "a sweep draws no pictures"),
+        ("--diagnostics", run.diagnostics, False, "a sweep does not look at the test set"),
         ("--coordinator", run.coordinator, None, "workers meet in the --storage"),
     ]:
         if given != default:

@@ -11,6 +11,7 @@ from stn_jax.transforms.linear import (
     translation_scale,
 )
 from stn_jax.transforms.projective import projective
+from stn_jax.transforms.series import series
 from stn_jax.transforms.thin_plate_spline import thin_plate_spline
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "projective",
     "rigid_3d",
     "rotation",
+    "series",
     "similarity",
     "thin_plate_spline",
     "translation",

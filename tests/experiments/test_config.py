@@ -300,6 +300,7 @@ REFUSED = {
     "--epochs 3 tutorial": ("PRESET", "tutorial after 3", "the first argument"),
     "--keep-aspect rotation": ("PRESET", "rotation after --keep-aspect", "the first argument"),
     "--no-figures rotation": ("PRESET", "rotation after --no-figures", "the first argument"),
+    "--diagnostics rotation": ("PRESET", "rotation after --diagnostics", "the first argument"),
     "demo rotation": ("PRESET", "rotation after demo", "the first argument"),
     "--resume must": ("--resume", "must", "--run-dir"),
     "--resume auto": ("--resume", "auto", "--run-dir"),

@@ -22,7 +22,7 @@ SPLINES = [
     transforms.thin_plate_spline((2, 3)),
     transforms.thin_plate_spline((3, 3), 0.1),
 ]
-ALL = LINEAR + SPLINES
+ALL = [*LINEAR, *SPLINES, transforms.series(transforms.affine, 2)]
 DISTANCES = {"at the identity": 0.0, "near it": 1e-6, "far from it": 0.2}
 
 every = pytest.mark.parametrize("transform", ALL, ids=lambda t: f"{t.name}-{t.num_params}")

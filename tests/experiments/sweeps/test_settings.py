@@ -127,6 +127,7 @@ def test_a_file_says_the_same_as_flags(tmp_path: pathlib.Path) -> None:
         ("--space lr=1,2 --storage postgresql://x --study ../s", "--study must be of letters"),
         ("--space lr=1,2 --storage postgresql://x --study .s", "--study must be of letters"),
         ("--space lr=1,2 --no-figures", "--no-figures must be left out"),
+        ("--space lr=1,2 --diagnostics", "--diagnostics must be left out"),
         (
             "--space lr=1,2 --coordinator h:1 --num-processes 1 --process-id 0",
             "--coordinator must be left out: workers meet in the --storage",

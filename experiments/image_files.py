@@ -1,0 +1,66 @@
+"""Image files as bytes of pixels, grey or in colour, and back."""
+
+import io
+import pathlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from experiments.datasets.dataset import one_line
+from experiments.records import write_atomically
+
+
+class ImageError(Exception):
+    """An image file that cannot be used; its text is one line that names it."""
+
+
+def read(path: pathlib.Path) -> Image.Image:
+    """An image of mode L or RGB, upright, the first of several; what is transparent is black.
+
+    Raises:
+        ImageError: if the file is no image that Pillow reads, or its pixels have no scale.
+    """
+    # A damaged file makes Pillow's formats raise some dozen unrelated types.
+    try:
+        with Image.open(path) as opened:
+            image = _opaque(ImageOps.exif_transpose(opened))
+    except Exception as error:
+        raise ImageError(f"{path}: cannot be read as an image: {one_line(error)}") from error
+    return image
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of 32 bits (mode {image.mode}) have no scale")
+    kept = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    return image.convert(kept)
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """The bytes of an image, `[h, w, c]`."""
+    return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def resized(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    """The bytes of an image resized to `shape`, without aliasing, in grey or in colour as that."""
+    height, width, channels = shape
+    image = image.convert("L" if channels == 1 else "RGB")
+    return pixels(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def write_png(path: pathlib.Path, values: np.ndarray) -> None:
+    """Writes `[h, w, c]`, rounded to bytes, whole or not at all.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    rounded = np.clip(np.rint(np.nan_to_num(values)), 0, 255).astype(np.uint8)
+    picture = Image.fromarray(rounded[..., 0] if rounded.shape[-1] == 1 else rounded)
+    data = io.BytesIO()
+    picture.save(data, format="PNG")
+    write_atomically(path, data.getvalue())
