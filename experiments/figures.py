@@ -59,11 +59,11 @@ def draw_images(
     count = len(inputs)
     rows = 1 if count <= 8 else 2
     columns = -(-count // rows)
-    panels = _as_rgb(inputs, outputs)
+    panels = as_rgb(inputs, outputs)
     gap = 0.06  # in image widths
     cell_inches = min(1.2, _WIDTH_INCHES / columns)
     heights = [rows * (panel.shape[1] / panel.shape[2] + gap) * cell_inches for panel in panels]
-    figure = _figure(max(3.0, columns * cell_inches), sum(heights) + 0.6)
+    figure = new_figure(max(3.0, columns * cell_inches), sum(heights) + 0.6)
     both = figure.subplots(2, 1, gridspec_kw={"height_ratios": heights})
     titles = titles or ("Input", "After the transformer")
     for axes, panel, title in zip(both, panels, titles, strict=True):
@@ -74,7 +74,7 @@ def draw_images(
         axes.set(xlim=(0, columns * (1 + gap) - gap), title=title)
         axes.set_ylim(rows * (aspect + gap) - gap, 0)
         axes.set_axis_off()
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_frames(
@@ -98,7 +98,7 @@ def draw_frames(
     inputs, grids = _checked_images(inputs), np.asarray(grids, np.float64)
     _check_grids(grids, inputs, "n h w 2")
     inputs, grids = inputs[:_MOST_FRAMES], grids[:_MOST_FRAMES]
-    frames_px = _to_pixels(grids, inputs.shape[1:3], align_corners)
+    frames_px = to_pixels(grids, inputs.shape[1:3], align_corners)
     figure, cells = _image_cells(
         inputs, _margin(frames_px, inputs.shape[1:3]), columns=8, width=_WIDTH_INCHES
     )
@@ -109,7 +109,7 @@ def draw_frames(
                 0.5, 0.03, "not finite", transform=axes.transAxes, ha="center", fontsize="small"
             )
     figure.suptitle("Where the output is sampled (dot: its upper left corner)", fontsize="medium")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_curves(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]) -> None:
@@ -131,13 +131,13 @@ def draw_curves(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any
     ]
     panels += [panel for panel in extras if any(len(_series(records, k)[0]) for k in panel.keys)]
     rows = -(-len(panels) // 2)
-    figure = _figure(_WIDTH_INCHES, 2.9 * rows)
+    figure = new_figure(_WIDTH_INCHES, 2.9 * rows)
     cells = figure.subplots(rows, 2, squeeze=False).ravel()
     for axes in cells[len(panels) :]:
         axes.set_axis_off()
     for axes, panel in zip(cells, panels, strict=False):
         _draw_panel(axes, panel, records)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_angles(
@@ -165,7 +165,7 @@ def draw_angles(
     applied_deg, before, after = applied_deg[finite], before[finite], after[finite]
     constant = _circular_mean(applied_deg + predicted_deg[finite])
 
-    figure = _figure(_WIDTH_INCHES, 3.8)
+    figure = new_figure(_WIDTH_INCHES, 3.8)
     axes = figure.subplot_mosaic([["both", "before"], ["both", "after"]])
     # Whole turns are taken out of the prediction, so that the points lie about the line.
     dots = {"s": 6, "linewidths": 0, "alpha": float(np.clip(500 / len(after), 0.15, 0.8))}
@@ -193,7 +193,7 @@ def draw_angles(
     axes["after"].set_xlabel("Angle about its mean (°)")
     for axis in (axes["both"].xaxis, axes["both"].yaxis, axes["after"].xaxis):
         axis.set_major_locator(MaxNLocator(8, steps=[1, 1.5, 3, 4.5, 9, 10]))
-    _save(figure, path)
+    save(figure, path)
 
 
 def angle_residuals(
@@ -264,7 +264,7 @@ def animate_frames(
         raise ValueError(f"{len(grids)} times of grids, but epochs has the shape {epochs.shape}")
     kept = _spread_indices(len(epochs), max_frames)
     inputs, epochs = inputs[:_MOST_MOVING], epochs[kept]
-    frames_px = _to_pixels(grids[kept, :_MOST_MOVING], inputs.shape[1:3], align_corners)
+    frames_px = to_pixels(grids[kept, :_MOST_MOVING], inputs.shape[1:3], align_corners)
 
     figure, cells = _image_cells(
         inputs, _margin(frames_px, inputs.shape[1:3]), columns=4, width=5.6
@@ -333,16 +333,25 @@ def _written_whole(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         partial.unlink(missing_ok=True)
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save(
+    figure: Figure, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a figure, whole or not at all.
+
+    Args:
+        figure: what to write.
+        path: where to; the ending says the format.
+        metadata: texts to be kept in the file.
+    """
     ending = pathlib.Path(path).suffix.removeprefix(".")
     with _written_whole(path) as partial:
-        figure.savefig(partial, format=ending or "png")
+        figure.savefig(partial, format=ending or "png", metadata=metadata)
 
 
 # Figures and images
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure of a size in inches, which belongs to no window and no global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -366,7 +375,7 @@ def _check_grids(grids: np.ndarray, images: np.ndarray, axes: str) -> None:
         raise ValueError(f"grids must be [{axes}] with n = {len(images)}, got {grids.shape}")
 
 
-def _as_rgb(*groups: Float[np.ndarray, "_ _ _ _"]) -> list[UInt8[np.ndarray, "_ _ _ 3"]]:
+def as_rgb(*groups: Float[np.ndarray, "_ _ _ _"]) -> list[UInt8[np.ndarray, "_ _ _ 3"]]:
     """Images in any unit, as bytes: one scale for all groups; what is not a number is black."""
     values = np.concatenate([group[np.isfinite(group)] for group in groups])
     if not len(values):
@@ -391,14 +400,14 @@ def _image_cells(
     columns = min(columns, count)
     rows = -(-count // columns)
     cell = min(width / columns, 2.0)
-    figure = _figure(max(4.6, columns * cell), rows * cell * height_px / width_px + 0.4)
+    figure = new_figure(max(4.6, columns * cell), rows * cell * height_px / width_px + 0.4)
     cells = list(figure.subplots(rows, columns, squeeze=False).ravel())
     for axes in cells:
         axes.set(xticks=[], yticks=[], facecolor=_OUTSIDE)
         axes.spines[:].set_visible(False)
     for axes in cells[count:]:
         axes.set_axis_off()
-    for axes, image in zip(cells, _as_rgb(images)[0], strict=False):
+    for axes, image in zip(cells, as_rgb(images)[0], strict=False):
         axes.imshow(image)
         axes.set_xlim(-0.5 - margin * width_px, (1 + margin) * width_px - 0.5)
         axes.set_ylim((1 + margin) * height_px - 0.5, -0.5 - margin * height_px)
@@ -437,11 +446,17 @@ def _place(artists: _FrameArtists, frame_px: Float[np.ndarray, "h w 2"]) -> None
     for lines in (rows, columns):
         for i in _spread_indices(len(lines), _MESH_LINES + 2)[1:-1]:
             mesh += [_thinned(lines[i]), pen_up]
-    outline = [rows[0], columns[-1], rows[-1][::-1], columns[0][::-1]]
     artists.mesh.set_data(*np.concatenate([pen_up, *mesh]).T)
-    artists.outline.set_data(*np.concatenate([_thinned(side) for side in outline]).T)
+    artists.outline.set_data(*outline(frame_px).T)
     artists.upper_edge.set_data(*_thinned(rows[0]).T)
     artists.corner.set_data(*frame_px[0, :1].T)
+
+
+def outline(frame_px: Float[np.ndarray, "h w 2"]) -> Float[np.ndarray, "m 2"]:
+    """The line around a frame, from its upper left corner along its upper edge and back."""
+    rows, columns = frame_px, frame_px.swapaxes(0, 1)
+    sides = [rows[0], columns[-1], rows[-1][::-1], columns[0][::-1]]
+    return np.concatenate([_thinned(side) for side in sides])
 
 
 def _thinned(line: Float[np.ndarray, "m 2"]) -> Float[np.ndarray, "_ 2"]:
@@ -453,7 +468,7 @@ def _spread_indices(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, max(most, 2))).round().astype(int))
 
 
-def _to_pixels(
+def to_pixels(
     grids: Float[np.ndarray, "*_ 2"], size: tuple[int, ...], align_corners: bool
 ) -> Float[np.ndarray, "*_ 2"]:
     """Normalised points in pixels of an image of size (height, width); NaN if not finite."""
