@@ -74,7 +74,7 @@ def draw_images(
         axes.set(xlim=(0, columns * (1 + gap) - gap), title=title)
         axes.set_ylim(rows * (aspect + gap) - gap, 0)
         axes.set_axis_off()
-    save(figure, path)
+    _save(figure, path)
 
 
 def draw_frames(
@@ -109,7 +109,7 @@ def draw_frames(
                 0.5, 0.03, "not finite", transform=axes.transAxes, ha="center", fontsize="small"
             )
     figure.suptitle("Where the output is sampled (dot: its upper left corner)", fontsize="medium")
-    save(figure, path)
+    _save(figure, path)
 
 
 def draw_curves(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]) -> None:
@@ -137,7 +137,7 @@ def draw_curves(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any
         axes.set_axis_off()
     for axes, panel in zip(cells, panels, strict=False):
         _draw_panel(axes, panel, records)
-    save(figure, path)
+    _save(figure, path)
 
 
 def draw_angles(
@@ -193,7 +193,7 @@ def draw_angles(
     axes["after"].set_xlabel("Angle about its mean (°)")
     for axis in (axes["both"].xaxis, axes["both"].yaxis, axes["after"].xaxis):
         axis.set_major_locator(MaxNLocator(8, steps=[1, 1.5, 3, 4.5, 9, 10]))
-    save(figure, path)
+    _save(figure, path)
 
 
 def angle_residuals(
@@ -333,19 +333,10 @@ def _written_whole(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         partial.unlink(missing_ok=True)
 
 
-def save(
-    figure: Figure, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Writes a figure, whole or not at all.
-
-    Args:
-        figure: what to write.
-        path: where to; the ending says the format.
-        metadata: texts to be kept in the file.
-    """
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
     ending = pathlib.Path(path).suffix.removeprefix(".")
     with _written_whole(path) as partial:
-        figure.savefig(partial, format=ending or "png", metadata=metadata)
+        figure.savefig(partial, format=ending or "png")
 
 
 # Figures and images

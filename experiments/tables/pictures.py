@@ -12,8 +12,8 @@ from experiments import gallery
 from experiments.checkpoints import SUFFIX
 from experiments.config import Data, DatasetName
 from experiments.datasets import Dataset
-from experiments.records import read_config, writing
-from experiments.tables import results
+from experiments.records import read_config, write_atomically
+from experiments.tables import folders
 from experiments.tables.cells import Cell, TableName
 from experiments.tables.markdown import heading
 from experiments.tables.panels import Panel, draw_panels
@@ -62,8 +62,7 @@ def draw(
         [name for name in dict.fromkeys(names) if name in {place[axis] for place in panels}]
         for axis, names in enumerate(zip(*map(_place, pictured), strict=True))
     )
-    with writing(path):
-        draw_panels(path, rows, columns, panels, {CELLS: " ".join(runs)})
+    write_atomically(path, draw_panels(rows, columns, panels, {CELLS: " ".join(runs)}))
     return None
 
 
@@ -74,7 +73,7 @@ def _place(cell: Cell) -> tuple[str, str]:
 
 def _drawable(cell: Cell, folder: pathlib.Path) -> pathlib.Path | None:
     """The first finished run of a cell that has a checkpoint."""
-    for run in results.ended(cell, folder)[0]:
+    for run in folders.ended(cell, folder)[0]:
         if run.summary is not None and any((run.folder / "checkpoints").glob(f"*{SUFFIX}")):
             return run.folder
     return None

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from experiments.records import write_atomically, write_json, writing
 from experiments.tables import cells as tables
-from experiments.tables import markdown, pictures, results
+from experiments.tables import folders, markdown, pictures, results
 from experiments.tables.cells import Budget, TableName
 
 
@@ -64,7 +64,7 @@ def _rows(table: TableName, places: Places) -> tuple[list[results.Row], list[str
     wanted = {cell.name: cell for cell in (*cells, *plain)}.values()
     paths = [places.results / f"{name}.json" for name in ERRORS]
     known = results.read_known(paths, places.budget)
-    found, remarks = results.collect(wanted, places.runs, known)
+    found, remarks = folders.collect(wanted, places.runs, known)
     return results.rows(cells, found, others), remarks
 
 
