@@ -164,7 +164,7 @@ def advice(rows: Sequence[Row]) -> list[str]:
         "## Which transformation to take",
         "",
         "Within noise: at most one standard error of the lowest error above it, as of a share of",
-        f"{TEST_IMAGES:,} test images. Parameters are those of theta, for each image.",
+        f"{TEST_IMAGES:,} test images. Parameters are those of theta.",
         "",
         *head,
     ]
@@ -184,9 +184,8 @@ def _advised(rows: Sequence[Row]) -> tuple[str, str]:
     good = [row for row in rows if errors[row.cell.name] <= lowest + standard_error(lowest)]
 
     def text(row: Row) -> str:
-        return (
-            f"`{row.cell.transform}`, {errors[row.cell.name]:.2f} ({_num_params(row)} parameters)"
-        )
+        error = errors[row.cell.name]
+        return f"`{row.cell.transform}`, {error:.2f} % ({_num_params(row)} in theta)"
 
     best = min(rows, key=lambda row: (errors[row.cell.name], _num_params(row)))
     return text(best), text(min(good, key=lambda row: (_num_params(row), errors[row.cell.name])))
