@@ -62,7 +62,7 @@ def draw_images(
     count = len(inputs)
     rows = 1 if count <= 8 else 2
     columns = -(-count // rows)
-    panels = _as_rgb(inputs, outputs) if alike else [*_as_rgb(inputs), *_as_rgb(outputs)]
+    panels = as_rgb(inputs, outputs) if alike else [*as_rgb(inputs), *as_rgb(outputs)]
     gap = 0.06  # in image widths
     cell_inches = min(1.2, _WIDTH_INCHES / columns)
     heights = [rows * (panel.shape[1] / panel.shape[2] + gap) * cell_inches for panel in panels]
@@ -101,7 +101,7 @@ def draw_frames(
     inputs, grids = _checked_images(inputs), np.asarray(grids, np.float64)
     _check_grids(grids, inputs, "n h w 2")
     inputs, grids = inputs[:_MOST_FRAMES], grids[:_MOST_FRAMES]
-    frames_px = _to_pixels(grids, inputs.shape[1:3], align_corners)
+    frames_px = to_pixels(grids, inputs.shape[1:3], align_corners)
     figure, cells = _image_cells(
         inputs, _margin(frames_px, inputs.shape[1:3]), columns=8, width=_WIDTH_INCHES
     )
@@ -267,7 +267,7 @@ def animate_frames(
         raise ValueError(f"{len(grids)} times of grids, but epochs has the shape {epochs.shape}")
     kept = _spread_indices(len(epochs), max_frames)
     inputs, epochs = inputs[:_MOST_MOVING], epochs[kept]
-    frames_px = _to_pixels(grids[kept, :_MOST_MOVING], inputs.shape[1:3], align_corners)
+    frames_px = to_pixels(grids[kept, :_MOST_MOVING], inputs.shape[1:3], align_corners)
 
     figure, cells = _image_cells(
         inputs, _margin(frames_px, inputs.shape[1:3]), columns=4, width=5.6
@@ -370,7 +370,7 @@ def _check_grids(grids: np.ndarray, images: np.ndarray, axes: str) -> None:
         raise ValueError(f"grids must be [{axes}] with n = {len(images)}, got {grids.shape}")
 
 
-def _as_rgb(*groups: Float[np.ndarray, "_ _ _ _"]) -> list[UInt8[np.ndarray, "_ _ _ 3"]]:
+def as_rgb(*groups: Float[np.ndarray, "_ _ _ _"]) -> list[UInt8[np.ndarray, "_ _ _ 3"]]:
     """Images in any unit, as bytes: one scale for all groups; what is not a number is black."""
     values = np.concatenate([group[np.isfinite(group)] for group in groups])
     if not len(values):
@@ -402,7 +402,7 @@ def _image_cells(
         axes.spines[:].set_visible(False)
     for axes in cells[count:]:
         axes.set_axis_off()
-    for axes, image in zip(cells, _as_rgb(images)[0], strict=False):
+    for axes, image in zip(cells, as_rgb(images)[0], strict=False):
         axes.imshow(image)
         axes.set_xlim(-0.5 - margin * width_px, (1 + margin) * width_px - 0.5)
         axes.set_ylim((1 + margin) * height_px - 0.5, -0.5 - margin * height_px)
@@ -441,11 +441,17 @@ def _place(artists: _FrameArtists, frame_px: Float[np.ndarray, "h w 2"]) -> None
     for lines in (rows, columns):
         for i in _spread_indices(len(lines), _MESH_LINES + 2)[1:-1]:
             mesh += [_thinned(lines[i]), pen_up]
-    outline = [rows[0], columns[-1], rows[-1][::-1], columns[0][::-1]]
     artists.mesh.set_data(*np.concatenate([pen_up, *mesh]).T)
-    artists.outline.set_data(*np.concatenate([_thinned(side) for side in outline]).T)
+    artists.outline.set_data(*outline(frame_px).T)
     artists.upper_edge.set_data(*_thinned(rows[0]).T)
     artists.corner.set_data(*frame_px[0, :1].T)
+
+
+def outline(frame_px: Float[np.ndarray, "h w 2"]) -> Float[np.ndarray, "m 2"]:
+    """The line around a frame, from its upper left corner along its upper edge and back."""
+    rows, columns = frame_px, frame_px.swapaxes(0, 1)
+    sides = [rows[0], columns[-1], rows[-1][::-1], columns[0][::-1]]
+    return np.concatenate([_thinned(side) for side in sides])
 
 
 def _thinned(line: Float[np.ndarray, "m 2"]) -> Float[np.ndarray, "_ 2"]:
@@ -457,7 +463,7 @@ def _spread_indices(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, max(most, 2))).round().astype(int))
 
 
-def _to_pixels(
+def to_pixels(
     grids: Float[np.ndarray, "*_ 2"], size: tuple[int, ...], align_corners: bool
 ) -> Float[np.ndarray, "*_ 2"]:
     """Normalised points in pixels of an image of size (height, width); NaN if not finite."""

@@ -220,11 +220,22 @@ def redraw(folder: pathlib.Path) -> None:
         raise RunError(f"{folder}: holds no checkpoint")
     with run_folder.lock(folder):  # opening checkpoints removes what is being written
         experiment = setup.build(config)
-        checkpoints = Checkpoints(folder / "checkpoints")
-        snapshot = checkpoints.restore(setup.initial_state(experiment))
+        params = trained_params(folder, experiment)
         with writing(folder / "figures"):
-            draw(folder, experiment, snapshot.state.params)
+            draw(folder, experiment, params)
     print(f"pictures in {folder / 'figures'}")
+
+
+def trained_params(folder: pathlib.Path, experiment: Experiment) -> Any:
+    """The parameters in the newest checkpoint of a run that is finished, or locked.
+
+    Raises:
+        RunError: if there is none, or it is of another network.
+    """
+    # Shapes are all that is needed: to draw initial parameters is slow to compile.
+    shapes = jax.eval_shape(lambda: setup.initial_state(experiment))
+    like = shapes._replace(key=experiment.key(setup.TRAINING))
+    return Checkpoints(folder / "checkpoints").restore(like).state.params
 
 
 if __name__ == "__main__":

@@ -1,0 +1,170 @@
+"""Reads what runs came to from their folders, `RUN_DIR/BUDGET/CELL/seed-K`. No JAX."""
+
+import pathlib
+import re
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments import config as configuration
+from experiments.records import RunError, read_config
+from experiments.tables import runner
+from experiments.tables.cells import Cell
+from experiments.tables.results import DIGITS, Result, Run, joined
+
+
+class Ended(NamedTuple):
+    """The folder of a run that ended.
+
+    Attributes:
+        seed: its seed.
+        folder: where it is.
+        summary: what is recorded of it; None if it diverged.
+    """
+
+    seed: int
+    folder: pathlib.Path
+    summary: Mapping[str, Any] | None
+
+
+def collect(
+    cells: Collection[Cell], folder: pathlib.Path, known: Mapping[str, Result]
+) -> tuple[dict[str, Result], list[str]]:
+    """The results of cells by their name, and what to say of what was left out.
+
+    Args:
+        cells: the cells.
+        folder: RUN_DIR/BUDGET.
+        known: what files hold, by the cell's name.
+
+    Raises:
+        RunError: if a record is damaged.
+    """
+    results, remarks = {}, []
+    for cell in cells:
+        found, left_out = read_result(cell, folder)
+        remarks += left_out
+        before = known.get(cell.name)
+        result = joined(found, before)
+        if found is not None and result is not found and before is not None:
+            remarks.append(
+                f"{cell.name}: the {len(before.runs)} runs that were known are kept; "
+                f"{folder / cell.name} holds {len(found.runs)}"
+            )
+        if result is not None:
+            results[cell.name] = result
+    return results, remarks
+
+
+def read_result(cell: Cell, folder: pathlib.Path) -> tuple[Result | None, list[str]]:
+    """What the runs of a cell in a folder came to, and what to say of those that do not count.
+
+    Args:
+        cell: the cell.
+        folder: RUN_DIR/BUDGET.
+
+    Raises:
+        RunError: if a record is damaged.
+    """
+    found, remarks = ended(cell, folder)
+    if not found:
+        return None, remarks
+    summaries = [run.summary for run in found if run.summary is not None]
+    return Result(tuple(map(_run, found)), **_origin(summaries)), remarks
+
+
+def ended(cell: Cell, folder: pathlib.Path) -> tuple[list[Ended], list[str]]:
+    """The runs of a cell in a folder that ended, and what to say of those of other settings.
+
+    Args:
+        cell: the cell.
+        folder: RUN_DIR/BUDGET.
+
+    Raises:
+        RunError: if a record is damaged.
+    """
+    found, remarks = [], []
+    for seed, path in _seeds(folder / cell.name):
+        summary = runner.outcome(path)
+        if summary is None:
+            continue
+        wanted = configuration.replace(cell.config, {"seed": seed})
+        other = configuration.differences(read_config(path), wanted)
+        if other:
+            remarks.append(f"left out: {path}: the cell has other settings: {', '.join(other)}")
+        elif (path / runner.DIVERGED).exists():
+            found.append(Ended(seed, path, None))
+        else:
+            _check(path / "summary.json", summary)
+            found.append(Ended(seed, path, summary))
+    return found, remarks
+
+
+def _seeds(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
+    """The folders of a cell's runs by seed, but for those that were set aside."""
+    found = [(re.fullmatch(r"seed-(\d+)", path.name), path) for path in folder.glob("seed-*")]
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+# The records of a summary that are needed here.
+_NUMBERS = ("test_error", "validation_error", "num_params", "epochs", "train_seconds")
+_TEXTS = ("device", "command", "git_commit")
+_OPTIONAL = ("validation_error", "git_commit")
+
+
+def _check(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
+    """Raises `RunError` unless a summary has what is needed."""
+    kinds: dict[str, tuple[type, ...]] = dict.fromkeys(_NUMBERS, (int, float))
+    kinds |= dict.fromkeys(_TEXTS, (str,)) | {"versions": (dict,)}
+    if summary.get("outside") is not None:
+        kinds["outside"] = (int, float)
+    for name, kind in kinds.items():
+        value = summary.get(name)
+        missing_is_fine = value is None and name in _OPTIONAL
+        if not (missing_is_fine or isinstance(value, kind)):
+            expected = " or ".join(each.__name__ for each in kind)
+            raise RunError(f"{path}: {name} must be of type {expected}; got {value!r}")
+
+
+def _run(run: Ended) -> Run:
+    summary = run.summary
+    if summary is None:
+        return Run(run.seed)
+    numbers = [summary[name] for name in ("test_error", "validation_error")]
+    numbers += [summary.get("outside"), summary["train_seconds"]]
+    return Run(run.seed, *(None if each is None else round(each, DIGITS) for each in numbers))
+
+
+def _origin(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How runs were made, by the names of a result's fields."""
+    if not summaries:
+        return {}
+    packages = dict.fromkeys(name for summary in summaries for name in summary["versions"])
+    return {
+        "num_params": summaries[0]["num_params"],
+        "epochs": summaries[0]["epochs"],
+        "device": _joined(summary["device"] for summary in summaries),
+        "command": _joined(without_places(summary["command"]) for summary in summaries),
+        "versions": {
+            name: _joined(summary["versions"].get(name) for summary in summaries)
+            for name in packages
+        },
+        "git_commit": _joined(summary["git_commit"] for summary in summaries),
+    }
+
+
+def _joined(texts: Iterable[str | None]) -> str | None:
+    """The different ones of some texts, in one."""
+    return "; ".join(dict.fromkeys(text for text in texts if text is not None)) or None
+
+
+def without_places(command: str) -> str:
+    """A command without the flags that say where files lie on one machine."""
+    kept, skip = [], False
+    for word in shlex.split(command):
+        flag, _, value = word.replace("_", "-").partition("=")
+        if skip or flag in ("--data-dir", "--run-dir"):
+            skip = not skip and not value
+        else:
+            kept.append(word)
+    return shlex.join(kept)

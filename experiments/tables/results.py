@@ -1,0 +1,233 @@
+"""What the runs of each cell came to, as values and in files. No JAX.
+
+A table's file keeps what is known of a cell until there are as many runs in a folder: trainings
+happen on several machines, and their folders do not travel with the code.
+"""
+
+import pathlib
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments.records import RunError, read_json
+from experiments.tables.cells import Budget, Cell
+
+LOST = 0.5  # a frame with more of its samples outside the image looks elsewhere
+DIGITS = 4  # of errors in %: float32 has no more, and a test set of 10,000 needs two
+
+
+class Run(NamedTuple):
+    """A run that ended.
+
+    Attributes:
+        seed: its seed.
+        test_error: in %; None if it diverged, as are the others then.
+        validation_error: in %.
+        outside: the share of test samples outside the frame; None without a transformer.
+        seconds: that training took.
+    """
+
+    seed: int
+    test_error: float | None = None
+    validation_error: float | None = None
+    outside: float | None = None
+    seconds: float | None = None
+
+
+class Result(NamedTuple):
+    """What the runs of a cell came to; what tells of how they were made is None if all diverged.
+
+    Attributes:
+        runs: by seed.
+        num_params: parameters of the network.
+        epochs: passes over the training data.
+        device: the device; all of them, where runs differ, as in what follows.
+        command: as given, but for where files lie.
+        versions: of packages.
+        git_commit: of this code.
+    """
+
+    runs: tuple[Run, ...]
+    num_params: int | None = None
+    epochs: int | None = None
+    device: str | None = None
+    command: str | None = None
+    versions: Mapping[str, str] | None = None
+    git_commit: str | None = None
+
+    @property
+    def errors(self) -> list[float]:
+        """The test errors of the runs that did not diverge, in %."""
+        return [run.test_error for run in self.runs if run.test_error is not None]
+
+    @property
+    def error(self) -> float | None:
+        """Their mean."""
+        return mean(self.errors)
+
+    @property
+    def std(self) -> float | None:
+        """Their sample standard deviation; unknown of a single one."""
+        return round(statistics.stdev(self.errors), DIGITS) if len(self.errors) > 1 else None
+
+    @property
+    def worst(self) -> float | None:
+        """The largest."""
+        return max(self.errors, default=None)
+
+    @property
+    def diverged(self) -> list[int]:
+        """The seeds of the runs that diverged."""
+        return [run.seed for run in self.runs if run.test_error is None]
+
+    def mean_of(self, name: str) -> float | None:
+        """The mean of one of a run's numbers, over the runs that have it."""
+        found = [getattr(run, name) for run in self.runs]
+        return mean([value for value in found if value is not None])
+
+
+class Row(NamedTuple):
+    """A cell of a table with its result.
+
+    Attributes:
+        cell: the cell.
+        result: what its runs came to; None if no run of it is known.
+        collapsed: how many of the runs came to nothing.
+    """
+
+    cell: Cell
+    result: Result | None
+    collapsed: int
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean; None of nothing."""
+    return round(statistics.fmean(values), DIGITS) if values else None
+
+
+# --- Files of results -----------------------------------------------------------------------------
+
+
+def read_known(paths: Iterable[pathlib.Path], budget: Budget) -> dict[str, Result]:
+    """The results in files, by the cell's name; of the most runs, where two files have a cell.
+
+    Raises:
+        RunError: if a file is damaged or of another budget.
+    """
+    known: dict[str, Result] = {}
+    for path in paths:
+        if not path.exists():
+            continue
+        document = read_json(path)
+        try:
+            if document["budget"] != budget:
+                raise RunError(
+                    f"{path}: holds results of --budget {document['budget']}; give another "
+                    f"--results for those of {budget}"
+                )
+            found = {entry["name"]: _from_entry(entry) for entry in document["cells"]}
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{path}: not the results of a table: {error}") from error
+        for name, result in found.items():
+            if name not in known or len(result.runs) > len(known[name].runs):
+                known[name] = result
+    return known
+
+
+_ORIGIN = ("num_params", "epochs", "device", "command", "versions", "git_commit")
+
+
+def _from_entry(entry: Mapping[str, Any]) -> Result:
+    runs = tuple(Run(**run) for run in entry["runs"])
+    return Result(runs, **{name: entry[name] for name in _ORIGIN})
+
+
+def document(table: str, budget: Budget, rows: Iterable[Row]) -> dict[str, Any]:
+    """What the JSON file of a table holds: an entry for each cell of which a run is known."""
+    entries = [_entry(row.cell, row.result, row.collapsed) for row in rows if row.result]
+    return {"table": table, "budget": budget, "cells": [e | {"budget": budget} for e in entries]}
+
+
+def _entry(cell: Cell, result: Result, collapsed: int) -> dict[str, Any]:
+    return {
+        "name": cell.name,
+        "model": cell.model,
+        "transform": cell.transform,
+        "distortion": cell.distortion,
+        "test_error_mean": result.error,
+        "test_error_std": result.std,
+        "test_error_worst": result.worst,
+        "validation_error_mean": result.mean_of("validation_error"),
+        "published": cell.published,
+        "outside": result.mean_of("outside"),
+        "seeds": [run.seed for run in result.runs if run.test_error is not None],
+        "diverged": result.diverged,
+        "collapsed": collapsed,
+        "seconds": result.mean_of("seconds"),
+        **{name: getattr(result, name) for name in _ORIGIN},
+        "runs": [run._asdict() for run in result.runs],
+    }
+
+
+# --- Laws -----------------------------------------------------------------------------------------
+
+
+def joined(found: Result | None, known: Result | None) -> Result | None:
+    """The result to report, of what a folder holds and what was known: that of more runs.
+
+    Of as many, it is the folder's.
+    """
+    if found is None or known is None:
+        return found or known
+    return found if len(found.runs) >= len(known.runs) else known
+
+
+def plain_cell(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
+    """The network of the same kind on the same data, without a transformer; None of such a one."""
+    if cell.transform is None:
+        return None
+    model = cell.model.rpartition("st_")[2]
+    for other in cells:
+        alike = (other.model, other.transform) == (model, None)
+        if alike and other.config.data == cell.config.data:
+            return other
+    return None
+
+
+def is_collapsed(run: Run, plain_error: float | None) -> bool:
+    """Whether a run came to nothing.
+
+    It diverged, its transformer left the image, or it is worse than the plain network.
+
+    Args:
+        run: the run.
+        plain_error: the plain network's test error in %, where it is known.
+    """
+    if run.test_error is None:
+        return True
+    if run.outside is not None and run.outside > LOST:
+        return True
+    return plain_error is not None and run.test_error > plain_error
+
+
+def rows(cells: Iterable[Cell], results: Mapping[str, Result], others: Iterable[Cell]) -> list[Row]:
+    """The rows of a table.
+
+    Args:
+        cells: the table's.
+        results: by the cell's name.
+        others: cells among which the plain networks are.
+    """
+    others = list(others)
+
+    def row(cell: Cell) -> Row:
+        result = results.get(cell.name)
+        if result is None:
+            return Row(cell, None, 0)
+        plain = plain_cell(cell, others)
+        plain_result = None if plain is None else results.get(plain.name)
+        plain_error = None if plain_result is None else plain_result.error
+        collapsed = sum(is_collapsed(run, plain_error) for run in result.runs)
+        return Row(cell, result, collapsed)
+
+    return [row(cell) for cell in cells]

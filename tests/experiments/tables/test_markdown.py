@@ -1,0 +1,163 @@
+"""A table's page: every cell is on it, what is marked is so, what is missing is said."""
+
+import re
+from collections.abc import Mapping
+
+import pytest
+
+from experiments.tables import cells as tables
+from experiments.tables import markdown, results
+from experiments.tables.cells import Budget, TableName
+from experiments.tables.results import Result, Row, Run
+from tests.experiments.tables import made
+
+
+def rows(table: TableName, found: Mapping[str, Result], budget: Budget = "standard") -> list[Row]:
+    return results.rows(tables.TABLES[table](budget), found, made.CELLS.values())
+
+
+def result(*errors: float | None) -> Result:
+    runs = tuple(Run(seed, error, error, 0.25, 9.6) for seed, error in enumerate(errors))
+    return Result(runs, 1234, 60, "some device", "a command", made.VERSIONS, "abc")
+
+
+def page(table: TableName, found: Mapping[str, Result], budget: Budget = "standard") -> str:
+    return markdown.page(table, budget, rows(table, found, budget), None)
+
+
+def matrix(text: str) -> dict[tuple[str, str], list[str]]:
+    """The entries of the first table, by network and transformation; its columns first."""
+    lines = [line for line in text.partition("## ")[0].splitlines() if line.startswith("|")]
+    split = [[each.strip(" `") for each in line.strip("|").split("|")] for line in lines]
+    assert len({len(each) for each in split}) == 1
+    return {(line[0], line[1]): line[2:] for line in split}
+
+
+def test_every_table_has_a_layout() -> None:
+    assert markdown.LAYOUTS.keys() == tables.TABLES.keys()
+
+
+@pytest.mark.parametrize("table", list(tables.TABLES))
+@pytest.mark.parametrize("every", [1, 2, 1000])
+def test_every_cell_is_there_or_said_to_be_missing(table: TableName, every: int) -> None:
+    cells = tables.TABLES[table]("standard")
+    found = {cell.name: result(1.0) for cell in cells[1::every]}
+    text = page(table, found)
+    listed = re.findall(r"^\| `([^`]*)` \| [\d.]+ \|", text.partition("## Cells")[2], re.M)
+    assert listed == list(found)
+    (missing,) = re.findall(r"^– Not run, .*?: (.*)\.$", text, re.M)  # noqa: RUF001
+    assert {*missing.replace("`", "").split(", ")} == {cell.name for cell in cells} - {*found}
+    entries = matrix(text)
+    assert sum(
+        entry.startswith("1.00") or "**1.00" in entry for line in entries.values() for entry in line
+    ) == len(found)
+
+
+def test_nothing_is_said_to_be_missing_that_is_not() -> None:
+    text = page("addition", {cell.name: result(1.0) for cell in tables.TABLES["addition"]("paper")})
+    assert "Not run" not in text
+    assert "Collapsed" not in text
+
+
+def test_a_table_reads_as_the_papers() -> None:
+    entries = matrix(page("table1", {}))
+    assert entries["network", "transformation"] == ["R", "RTS", "P", "E", "TC"]
+    assert [model for model, _ in entries][2:] == ["fcn", "cnn", *["st_fcn"] * 3, *["st_cnn"] * 3]
+    assert entries["st_cnn", "affine"] == [f"– ({x})" for x in (0.7, 0.5, 0.8, 1.2, 1.7)]  # noqa: RUF001
+
+
+def test_bold_is_at_or_below_the_papers() -> None:
+    names = [f"{distortion}-cnn" for distortion in ("r", "rts", "p", "e")]
+    found = dict(zip(names, map(result, (1.2, 0.81, 0.2)), strict=False))
+    entries = matrix(page("table1", found | {"e-cnn": result(1.2, 1.4, 1.9)}))["cnn", "none"]
+    assert entries[:4] == [
+        "**1.20** (1.2)",
+        "0.81 (0.8)",
+        "**0.20** (1.5)",
+        "1.50 ± 0.36, worst 1.90 (1.4)",
+    ]
+
+
+def test_what_collapsed_is_marked() -> None:
+    found = {
+        "r-cnn": result(1.0),
+        "r-st_cnn-affine": result(0.5, None),
+        "p-st_cnn-affine": result(None),
+        "rts-st_cnn-affine": result(9.0),
+    }
+    text = page("table1", found)
+    entries = matrix(text)["st_cnn", "affine"]
+    assert entries[0] == "**0.50**† (0.7)"
+    assert entries[1] == "9.00 (0.5)"  # there is no plain network to compare it with
+    assert entries[2] == "diverged† (0.8)"
+    assert ": `r-st_cnn-affine`, `p-st_cnn-affine`." in text
+    assert "| 0, 1 | 1 of 2 |" in text
+
+
+def test_the_cells_say_where_they_come_from() -> None:
+    other = result(1.0)._replace(command="another")
+    found = {"r-cnn": result(1.0), "p-cnn": other, "e-cnn": result(2.0), "r-fcn": result(None)}
+    lines = page("table1", found).splitlines()
+    (cell,) = [line for line in lines if line.startswith("| `r-cnn`")]
+    values = ["1.00", "", "1.00", "0", "0 of 1", "1.00", "25.0", "1,234", "60", "10"]
+    assert cell == f"| {' | '.join(['`r-cnn`', *values, 'some device', '1'])} |"
+    ends = {line.split("`")[1]: line[-5:] for line in lines if re.match(r"\| `\w-", line)}
+    assert ends == {"r-cnn": "| 1 |", "p-cnn": "| 2 |", "e-cnn": "| 1 |", "r-fcn": "| 1 |"}
+    origins = [line for line in lines if re.match(r"\d\. ", line)]
+    assert origins == [
+        f"{i}. `{command}`, commit abc, python 3.13.0, jax 0.12.0.1"
+        for i, command in ((1, "a command"), (2, "another"))
+    ]
+
+
+def test_of_runs_that_diverged_no_origin_is_invented() -> None:
+    text = page("table1", {"r-cnn": Result((Run(0),))})
+    assert "1. not recorded, since every run diverged" in text
+
+
+def test_a_smoke_is_not_compared_with_the_paper() -> None:
+    cells = {"r-st_cnn-affine": result(0.1), "r-st_cnn-projective": result(0.2)}
+    for table in ("table1", "transforms"):
+        text = page(table, cells, "quick")
+        assert matrix(text)["st_cnn", "affine"][0] == "0.10"
+        assert "(0.7)" not in text
+        assert "Which transformation" not in text
+
+
+# Which transformation to take.
+
+
+def test_the_best_of_each_column_is_bold() -> None:
+    found = {"r-st_cnn-rotation": 0.8, "r-st_cnn-affine": 0.6, "r-st_cnn-projective": 0.6}
+    found |= {"p-st_cnn-rotation": 5.0}
+    entries = matrix(page("transforms", {name: result(error) for name, error in found.items()}))
+    assert entries["st_cnn", "rotation"] == ["0.80", "–", "**5.00**", "–", "–"]  # noqa: RUF001
+    assert entries["st_cnn", "affine"][0] == "**0.60** (0.7)"
+    assert entries["st_cnn", "projective"][0] == "**0.60** (0.8)"
+
+
+@pytest.mark.parametrize(
+    ("errors", "best", "cheapest"),
+    [
+        # One standard error of 1 % is 0.0995 %.
+        ({"rotation": 1.09, "affine": 1.0}, "`affine`, 1.00", "`rotation`, 1.09"),
+        ({"rotation": 1.11, "affine": 1.0}, "`affine`, 1.00", "`affine`, 1.00"),
+        (
+            {"rotation": 1.11, "similarity": 1.09, "affine": 1.02, "thin_plate_spline": 1.0},
+            "`thin_plate_spline`, 1.00",
+            "`similarity`, 1.09",
+        ),
+        ({"affine": 1.0, "projective": 1.0}, "`affine`, 1.00", "`affine`, 1.00"),
+    ],
+)
+def test_the_cheapest_within_noise_is_advised(
+    errors: dict[str, float], best: str, cheapest: str
+) -> None:
+    found = {f"r-st_cnn-{name}": result(error) for name, error in errors.items()}
+    lines = markdown.advice(rows("transforms", found))
+    (line,) = [line for line in lines if line.startswith("| R |")]
+    counted = r" % \(\d+ in theta\) \| "
+    pattern = rf"\| R \| {best}{counted}{cheapest}{counted}{len(errors)} of 6 \|"
+    assert re.fullmatch(pattern, line), line
+    assert "| TC | – | – | 0 of 6 |" in lines  # noqa: RUF001
+    assert "## Which transformation to take" in page("transforms", found)

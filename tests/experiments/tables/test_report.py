@@ -1,0 +1,246 @@
+"""The command: from folders of runs to files, and what it says where that cannot be."""
+
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import report
+from experiments.records import read_config, read_json, write_json
+from experiments.tables import cells as tables
+from experiments.tables import pictures, results, writing
+from experiments.tables.cells import Cell
+from tests.experiments.conftest import keeping_compiled
+from tests.experiments.tables import made
+
+Report = Callable[..., int]
+
+
+@pytest.fixture
+def runs(tmp_path: pathlib.Path) -> pathlib.Path:
+    """RUN_DIR/BUDGET."""
+    folder = tmp_path / "runs" / "standard"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "some" / "results"
+
+
+@pytest.fixture
+def write(runs: pathlib.Path, out: pathlib.Path) -> Report:
+    """`experiments.report.main` on these folders, which answers with the exit code."""
+    places = ["--run-dir", str(runs.parent), "--results", str(out)]
+    return lambda *arguments: report.main([*arguments, *places])
+
+
+def entries(path: pathlib.Path) -> dict[str, dict[str, object]]:
+    return {entry["name"]: entry for entry in read_json(path)["cells"]}
+
+
+def test_tables_are_written_of_which_something_is_known(
+    write: Report, runs: pathlib.Path, out: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.run(runs, "r-st_cnn-affine", 0, 0.9)
+    made.run(runs, "r-st_cnn-affine", 1, 0.7)
+    made.run(runs, "r-cnn", 0, 0.8)
+    assert write() == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {"table1.json", "table1.md", "transforms.json", "transforms.md"}
+    for table, count in (("table1", 2), ("transforms", 1)):
+        found = entries(out / f"{table}.json")
+        assert len(found) == count
+        # The plain network is in the other table.
+        assert found["r-st_cnn-affine"]["collapsed"] == 1
+        assert found["r-st_cnn-affine"]["test_error_mean"] == 0.8
+        page = (out / f"{table}.md").read_text().replace("**", "")
+        assert "0.80 ± 0.14, worst 0.90† (0.7)" in page
+    assert capsys.readouterr().out.splitlines() == [
+        f"table1: 2 of 40 cells in {out}/table1.md",
+        f"transforms: 1 of 30 cells in {out}/transforms.md",
+    ]
+
+
+def test_what_is_known_from_elsewhere_is_kept(
+    write: Report, runs: pathlib.Path, out: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(2):
+        made.run(runs, "r-cnn", seed, 2.0)
+        made.run(runs, "p-cnn", seed, 3.0)
+    assert write("table1") == 0
+    before = entries(out / "table1.json")
+    shutil.rmtree(runs)
+    made.run(runs, "r-cnn", 0, 9.0)
+    made.run(runs, "e-cnn", 0, 4.0)
+    capsys.readouterr()
+    assert write("table1") == 0
+    after = entries(out / "table1.json")
+    assert {name: after[name] for name in before} == before
+    assert after["e-cnn"]["test_error_mean"] == 4.0
+    assert capsys.readouterr().out.splitlines() == [
+        f"r-cnn: the 2 runs that were known are kept; {runs}/r-cnn holds 1",
+        f"table1: 3 of 40 cells in {out}/table1.md",
+    ]
+    made.run(runs, "r-cnn", 1, 9.0)
+    assert write("table1") == 0
+    assert entries(out / "table1.json")["r-cnn"]["test_error_mean"] == 9.0
+
+
+def test_writing_again_changes_nothing(
+    write: Report, runs: pathlib.Path, out: pathlib.Path
+) -> None:
+    made.run(runs, "r-cnn", 0, 2.0)
+    made.diverged(runs, "r-st_cnn-affine")
+    assert write() == 0
+    before = {path: path.read_text() for path in out.iterdir()}
+    assert write() == 0
+    shutil.rmtree(runs)
+    made.unfinished(runs, "r-cnn")
+    assert write() == 0
+    assert {path: path.read_text() for path in out.iterdir()} == before
+
+
+def test_no_such_runs(
+    write: Report, runs: pathlib.Path, out: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, said in (
+        (
+            ("--budget", "paper"),
+            f"{runs.parent}/paper: not found, so there are no runs of --budget paper",
+        ),
+        (("addition",), f"{runs}: holds no run that ended of addition"),
+        ((), f"{runs}: holds no run that ended of table1, addition, transforms"),
+    ):
+        assert write(*arguments) == 1
+        assert capsys.readouterr().err == f"error: {said}\n"
+    assert not out.exists()
+
+
+def test_a_damaged_record_is_named_and_nothing_is_written(
+    write: Report, runs: pathlib.Path, out: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.run(runs, "r-cnn")
+    path = runs / "r-cnn" / "seed-0" / "summary.json"
+    path.write_text(path.read_text()[:100])
+    assert write() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: cannot be read as JSON")
+    assert not out.exists()
+
+
+def test_results_of_another_budget_are_not_written_over(
+    write: Report, runs: pathlib.Path, out: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.run(runs, "r-cnn")
+    out.mkdir(parents=True)
+    write_json(out / "transforms.json", results.document("transforms", "paper", []))
+    assert write("table1") == 1
+    assert (
+        f"error: {out}/transforms.json: holds results of --budget paper" in capsys.readouterr().err
+    )
+    assert [path.name for path in out.iterdir()] == ["transforms.json"]
+
+
+def test_an_unknown_table(write: Report, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        write("table2")
+    assert caught.value.code == 2
+    assert "table2" in capsys.readouterr().err
+
+
+def test_every_table_has_a_writer() -> None:
+    assert writing.WRITERS.keys() == tables.TABLES.keys()
+
+
+# Pictures, of a real run.
+
+
+@pytest.fixture
+def pictured(
+    runs: pathlib.Path, finished: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> pathlib.Path:
+    """The folder of a run of the only cell that has one."""
+    config = read_config(finished)
+    cells = [
+        Cell(f"{distortion}-tiny", "st_cnn", "rotation", distortion, config)
+        for distortion in ("r", "p")
+    ]
+    monkeypatch.setitem(tables.TABLES, "table1", lambda budget: cells)
+    monkeypatch.setattr(writing, "ERRORS", ("table1",))
+    shutil.copytree(finished, runs / "r-tiny" / "seed-0")
+    return runs / "r-tiny" / "seed-0"
+
+
+def test_a_picture_is_drawn_and_kept(
+    write: Report,
+    pictured: pathlib.Path,
+    out: pathlib.Path,
+    compiled: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert write("table1", "--no-figures") == 0
+    assert "table1.png" not in (out / "table1.md").read_text()
+    with keeping_compiled(compiled):
+        assert write("table1") == 0
+    picture = out / "table1.png"
+    assert "(table1.png)" in (out / "table1.md").read_text()
+    with Image.open(picture) as opened:
+        assert opened.info["Cells"] == "r-tiny"
+        assert opened.width > opened.height > 50
+    drawn = picture.read_bytes()
+    shutil.rmtree(pictured / "checkpoints")
+    assert write("table1") == 0
+    assert picture.read_bytes() == drawn
+    assert "(table1.png)" in (out / "table1.md").read_text()
+
+
+def test_a_picture_that_shows_more_is_kept(
+    write: Report,
+    pictured: pathlib.Path,
+    out: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text(pictures.CELLS, "r-tiny p-tiny gone")
+    out.mkdir(parents=True)
+    Image.new("L", (9, 9)).save(out / "table1.png", pnginfo=info)
+    before = (out / "table1.png").read_bytes()
+    assert write("table1") == 0
+    assert (out / "table1.png").read_bytes() == before
+    remark, _ = capsys.readouterr().out.splitlines()
+    assert remark.startswith(f"{out}/table1.png: kept, since it shows p-tiny too, ")
+
+
+def test_a_panel_shows_what_the_transformer_does(
+    pictured: pathlib.Path, compiled: pathlib.Path
+) -> None:
+    with keeping_compiled(compiled):
+        found = pictures.panel(pictured, None)
+    assert found.inputs.shape == (pictures.SHOWN, 9, 9, 1)
+    (grid,), (output,) = found.grids, found.outputs
+    assert grid.shape[::3] == (pictures.SHOWN, 2)
+    assert output.shape == found.inputs.shape
+    assert np.isfinite(output).all()
+    assert not np.allclose(output, found.inputs)  # it has learned something
+
+
+def test_data_for_pictures_that_are_gone(
+    write: Report,
+    pictured: pathlib.Path,
+    out: pathlib.Path,
+    data_file: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = pictured / "config.json"
+    settings.write_text(settings.read_text().replace(str(data_file), "gone.npz"))
+    assert write("table1") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: gone.npz: ")
+    assert not (out / "table1.json").exists()
