@@ -150,6 +150,9 @@ def train(config: Config, folder: pathlib.Path, command: str, stop: Stop) -> dic
 
     mesh = devices.start(config.run)
     experiment = setup.build(config)
+    data = experiment.dataset
+    sizes = f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,}"
+    print(f"{data.name}: {sizes} test examples", flush=True)
     programs = compile_programs(experiment, mesh)
     state = setup.initial_state(experiment)
     snapshot = saving.at_start_of_epoch(state, experiment.steps_per_epoch)
@@ -458,6 +461,8 @@ def summarise(experiment: Any, params: Any, tested: Tested, folder: pathlib.Path
         "images_per_second": steps * optimisation.batch_size / seconds,
         "seed": optimisation.seed,
         "data": restored.description(experiment),
+        "dataset": experiment.dataset.name,
+        "train_examples": len(experiment.dataset.train),
     }
 
 

@@ -79,7 +79,7 @@ def load(
     elif name == "gtsrb":
         from experiments.datasets import gtsrb
 
-        data, groups, test = gtsrb.read(folder, image_size, keep_aspect=keep_aspect)
+        name, data, groups, test = gtsrb.read(folder, image_size, keep_aspect=keep_aspect)
         num_classes, default_size = gtsrb.NUM_CLASSES, len(data) // 10
     else:
         from experiments.datasets import builders

@@ -34,7 +34,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory; `validation` was cut from the training data, never from `test`."""
+    """A data set in memory; `validation` was cut from the training data, never from `test`.
+
+    `name` says what was read: `gtsrb_first_stage` where `gtsrb` has only that training archive.
+    """
 
     name: str
     train: Split

@@ -100,6 +100,7 @@ def test_summary_has_what_a_table_needs(finished: pathlib.Path, tiny: list[str])
     assert summary["train_seconds"] == pytest.approx(sum(each["seconds"] for each in history))
     assert summary["images_per_second"] == pytest.approx(3 * 36 / summary["train_seconds"])
     assert (summary["epochs"], summary["steps"], summary["seed"]) == (EPOCHS, EPOCHS * STEPS, 0)
+    assert (summary["dataset"], summary["train_examples"]) == ("npz", 36)
     assert 0 < summary["angle_std_before_deg"] < 90
     assert 0 < summary["angle_std_after_deg"] < 180
     command = ["python", "-m", "experiments.train", *tiny, "--run-dir", str(finished)]

@@ -2,11 +2,14 @@
 
 They come from the first of these that there is:
 
-1. `DIR/gtsrb/*.zip`, the official archives, with `data_dir=DIR`: any size, either aspect;
+1. `DIR/gtsrb/*.zip`, the official archives, with `data_dir=DIR`: any size, either aspect. The
+   training archive is `GTSRB_Final_Training_Images.zip` with 39,209 images, also where both are, or
+   else `GTSRB-Training_fixed.zip`, the first stage's 26,640;
 2. `DIR/gtsrb/gtsrb_train_32x32.npz` and `gtsrb_test_32x32.npz`, the same signs squashed to 32x32;
-3. without `data_dir`, the cache (see `cache`), and else the network, as archives.
+3. without `data_dir`, the cache (see `cache`), and else the network, as the final archives.
 
-Archives come first, being what the authors published. Examples stand in the same order in all.
+Archives come first, being what the authors published. The final examples stand in the same order in
+all; `Signs.name` says which training set was read.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ def read(data_dir: Path | None, image_size: int, *, keep_aspect: bool) -> Signs:
         DatasetError: they are in none of the places, are damaged, or are not to be had like that.
     """
     folder = None if data_dir is None else data_dir / "gtsrb"
-    if folder is None or archives.any_in(folder):
+    if folder is None or archives.OFFICIAL.any_in(folder):
         # tensorflow-datasets takes seconds to import.
         from experiments.datasets.gtsrb import builder
 
@@ -47,8 +50,8 @@ def read(data_dir: Path | None, image_size: int, *, keep_aspect: bool) -> Signs:
 
 
 def _how_to_get() -> str:
-    names = ", ".join(file.name for file in archives.OFFICIAL.files)
     return (
-        f"pass --data-dir DIR with the official archives in DIR/gtsrb/ ({names}) or with the "
-        f"arrays {' and '.join(compact.FILES.values())} there"
+        "pass --data-dir DIR with the official archives in DIR/gtsrb/ "
+        f"({archives.OFFICIAL.in_words}) or with the arrays {' and '.join(compact.FILES.values())} "
+        "there"
     )

@@ -20,12 +20,8 @@ import numpy as np
 from PIL import Image
 
 from experiments.datasets.dataset import DatasetError, one_line
-from experiments.datasets.gtsrb.signs import NUM_CLASSES
+from experiments.datasets.gtsrb.signs import FINAL, FIRST_STAGE, NUM_CLASSES
 
-# What torchvision takes for the training set: that of the competition's first stage.
-_FIRST_STAGE = "GTSRB-Training_fixed.zip"
-
-_TRAIN_FOLDER = "GTSRB/Final_Training/Images"
 _TEST_FOLDER = "GTSRB/Final_Test/Images"
 _TEST_TABLE = "GT-final_test.csv"
 
@@ -40,24 +36,70 @@ class Archive:
 
 
 @dataclass(frozen=True)
+class TrainArchive(Archive):
+    """A training archive: also its set's name, and the folder of its folders of classes."""
+
+    training_set: str
+    folder: str
+
+
+@dataclass(frozen=True)
 class Archives:
-    """The data set as its authors publish it; file names are relative to `base_url`."""
+    """The data set as its authors publish it; file names are relative to `base_url`.
+
+    There are two training archives: the final set's, and one of the competition's first stage,
+    which is torchvision's training set. Where both are, the final one is read.
+    """
 
     base_url: str
-    train: Archive
+    final: TrainArchive
+    first_stage: TrainArchive
     test: Archive
     test_labels: Archive
 
     @property
-    def files(self) -> tuple[Archive, ...]:
-        """All of them."""
-        return (self.train, self.test, self.test_labels)
+    def in_words(self) -> str:
+        """Their names and the choice among them, for errors."""
+        return (
+            f"{self.final.name}, or only where that is missing the smaller "
+            f"{self.first_stage.name}, with {self.test.name} and {self.test_labels.name}"
+        )
+
+    def any_in(self, folder: Path) -> bool:
+        """Whether a folder holds any of them, so that a missing one is to be named."""
+        files = (self.final, self.first_stage, self.test, self.test_labels)
+        return any((folder / file.name).exists() for file in files)
+
+    def train_in(self, folder: Path) -> TrainArchive:
+        """The training archive to read there: the final one, unless there is only the other.
+
+        Raises:
+            DatasetError: there is neither.
+        """
+        for archive in (self.final, self.first_stage):
+            if (folder / archive.name).exists():
+                return archive
+        raise DatasetError(f"{folder}: holds no training archive; expected {self.in_words}")
 
 
-# The authors publish no checksums. These are the ones that others who read the data set agree on.
+# The authors publish no checksums. These are torchvision's and, of the final training archive,
+# which that does not read, the one that others who do agree on.
 OFFICIAL = Archives(
     base_url="https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/",
-    train=Archive("GTSRB_Final_Training_Images.zip", 276294756, "f33fd80ac59bff73c82d25ab499e03a3"),
+    final=TrainArchive(
+        "GTSRB_Final_Training_Images.zip",
+        276294756,
+        "f33fd80ac59bff73c82d25ab499e03a3",
+        FINAL,
+        "GTSRB/Final_Training/Images",
+    ),
+    first_stage=TrainArchive(
+        "GTSRB-Training_fixed.zip",
+        187490228,
+        "513f3c79a4c5141765e10e952eaa2478",
+        FIRST_STAGE,
+        "GTSRB/Training",
+    ),
     test=Archive("GTSRB_Final_Test_Images.zip", 88978620, "c7e4e6327067d32654124b0fe9e82185"),
     test_labels=Archive("GTSRB_Final_Test_GT.zip", 99620, "fe31e9c9270bbcd7b84b7f21a9d9d9e5"),
 )
@@ -71,12 +113,6 @@ class Example(NamedTuple):
     track: int
 
 
-def any_in(folder: Path) -> bool:
-    """Whether a folder holds any archive, so that a missing one is to be named."""
-    names = [_FIRST_STAGE, *(file.name for file in OFFICIAL.files)]
-    return any((folder / name).exists() for name in names)
-
-
 def verify(path: Path, expected: Archive) -> None:
     """Checks one archive by size and MD5.
 
@@ -88,11 +124,9 @@ def verify(path: Path, expected: Archive) -> None:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
     except OSError as error:
-        other = (path.parent / _FIRST_STAGE).exists()
         raise DatasetError(
             f"{path}: cannot be read ({error.strerror}); expected the official archive "
             f"{expected.name} of {expected.size} bytes"
-            + (f" ({_FIRST_STAGE} is another set, of 26,640 training images)" if other else "")
         ) from error
     if size != expected.size:
         raise DatasetError(
@@ -106,16 +140,20 @@ def verify(path: Path, expected: Archive) -> None:
         )
 
 
-def read_train(path: Path) -> Iterator[Example]:
-    """Reads the training archive, class by class, each in the order of its table.
+def read_train(path: Path, folder: str) -> Iterator[Example]:
+    """Reads a training archive, class by class, each in the order of its table.
+
+    Args:
+        path: the archive.
+        folder: within it, that of the folders of classes.
 
     Raises:
         DatasetError: it is damaged, or not as expected.
     """
     with _open(path) as archive:
         for label in range(NUM_CLASSES):
-            folder = f"{_TRAIN_FOLDER}/{label:05d}"
-            table = f"{folder}/GT-{label:05d}.csv"
+            images = f"{folder}/{label:05d}"
+            table = f"{images}/GT-{label:05d}.csv"
             for name, given in _rows(archive, table):
                 track = re.fullmatch(r"(\d{5})_\d{5}\.ppm", name)
                 if track is None or given != label:
@@ -123,7 +161,7 @@ def read_train(path: Path) -> Iterator[Example]:
                         f"{path}: {table} has {name} of class {given}; expected TRACK_FRAME.ppm, "
                         f"five digits each, of class {label}"
                     )
-                yield Example(_image(archive, f"{folder}/{name}"), label, int(track[1]))
+                yield Example(_image(archive, f"{images}/{name}"), label, int(track[1]))
 
 
 def read_test(images: Path, labels: Path) -> Iterator[Example]:

@@ -22,12 +22,21 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(
-        self, *, originals: Path | None, image_size: int, keep_aspect: bool, **settings: Any
+        self,
+        *,
+        originals: Path | None,
+        train: archives.TrainArchive,
+        image_size: int,
+        keep_aspect: bool,
+        **settings: Any,
     ):
         self._originals = originals
+        self._train = train
         self._image_size = image_size
         self._keep_aspect = keep_aspect
-        self._config = tfds.core.BuilderConfig(name=_config(image_size, keep_aspect=keep_aspect))
+        self._config = tfds.core.BuilderConfig(
+            name=_config(train, image_size, keep_aspect=keep_aspect)
+        )
         super().__init__(config=self._config, **settings)
 
     def get_builder_config(self, name: str, version: Any = None) -> tfds.core.BuilderConfig:
@@ -59,9 +68,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        train, test, labels = (self._path(file, dl_manager) for file in archives.OFFICIAL.files)
+        train, test, labels = (self._path(file, dl_manager) for file in _files(self._train))
         return {
-            "train": self._generate_examples(archives.read_train(train)),
+            "train": self._generate_examples(archives.read_train(train, self._train.folder)),
             "test": self._generate_examples(archives.read_test(test, labels)),
         }
 
@@ -86,9 +95,15 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield index, {"image": pixels, "label": label, "track": track}
 
 
-def _config(image_size: int, *, keep_aspect: bool) -> str:
+def _files(train: archives.TrainArchive) -> tuple[archives.Archive, ...]:
+    """The archives that are read."""
+    return train, archives.OFFICIAL.test, archives.OFFICIAL.test_labels
+
+
+def _config(train: archives.TrainArchive, image_size: int, *, keep_aspect: bool) -> str:
     """Names what is prepared, as a folder of the cache."""
-    return f"{image_size}px_{'padded' if keep_aspect else 'squashed'}"
+    aspect = "padded" if keep_aspect else "squashed"
+    return f"{train.training_set}_{image_size}px_{aspect}"
 
 
 def read(
@@ -97,7 +112,8 @@ def read(
     """Reads the signs, after preparing them in the cache where that has not been done.
 
     Args:
-        originals: the folder of the archives; None for the cache or the network.
+        originals: the folder of the archives; None for the final training set, from the cache
+            or the network.
         image_size: side of the images, in pixels.
         keep_aspect: as in `archives.resize`.
         how_to_get: the part of an error that says where the archives may lie.
@@ -105,23 +121,32 @@ def read(
     Raises:
         DatasetError: an archive is missing or damaged, or the cache cannot be used.
     """
-    # Checked even where the cache would do: a damaged file must not go unnoticed.
-    if originals is not None:
-        for file in archives.OFFICIAL.files:
+    if originals is None:
+        train_archive = archives.OFFICIAL.final
+    else:
+        train_archive = archives.OFFICIAL.train_in(originals)
+        # Checked even where the cache would do: a damaged file must not go unnoticed.
+        for file in _files(train_archive):
             archives.verify(originals / file.name, file)
     make = functools.partial(
-        Builder, originals=originals, image_size=image_size, keep_aspect=keep_aspect
+        Builder,
+        originals=originals,
+        train=train_archive,
+        image_size=image_size,
+        keep_aspect=keep_aspect,
     )
+    config = _config(train_archive, image_size, keep_aspect=keep_aspect)
     folder = cache.prepare(
         "gtsrb",
         make,
-        Path(Builder.name, _config(image_size, keep_aspect=keep_aspect), str(Builder.VERSION)),
+        Path(Builder.name, config, str(Builder.VERSION)),
         originals=originals,
-        url=archives.OFFICIAL.base_url + archives.OFFICIAL.train.name,
+        url=archives.OFFICIAL.base_url + train_archive.name,
         how_to_get=how_to_get,
     )
     found = cache.read(folder)
     train, test = (Split(found[name]["image"], found[name]["label"]) for name in ("train", "test"))
-    signs.check(train, "train", image_size, folder)
-    signs.check(test, "test", image_size, folder)
-    return signs.Signs(train, found["train"]["track"], test)
+    name = train_archive.training_set
+    signs.check(train, "train", signs.TRAIN_COUNTS[name], image_size, folder)
+    signs.check(test, "test", signs.TEST_COUNT, image_size, folder)
+    return signs.Signs(name, train, found["train"]["track"], test)

@@ -1,12 +1,15 @@
 """Traffic signs: small archives and arrays like the real ones, and the real ones where at hand."""
 
+import dataclasses
 import functools
 import hashlib
 import http.server
 import io
 import threading
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -16,13 +19,18 @@ from experiments import datasets
 from experiments.datasets import DatasetError, gtsrb
 from experiments.datasets.gtsrb import archives, builder, compact, signs
 
-NAMES = [file.name for file in archives.OFFICIAL.files]
+OFFICIAL = archives.OFFICIAL
+T = TypeVar("T", bound=archives.Archive)
+NAMES = [file.name for file in (OFFICIAL.final, OFFICIAL.test, OFFICIAL.test_labels)]
+FIRST_STAGE = "GTSRB-Training_fixed.zip"
 HEADER = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\r\n"
 TRAIN = "GTSRB/Final_Training/Images"
 TEST = "GTSRB/Final_Test/Images"
-# Two tracks of two frames of each class; test images in no order of their classes.
+# Two tracks of two frames of each class, of which the first stage has the first; test images in no
+# order of their classes.
 LABELS = np.repeat(np.arange(43), 4)
 TRACKS = np.tile([0, 0, 1, 1], 43)
+MEMBERS = {signs.FINAL: np.arange(172), signs.FIRST_STAGE: np.flatnonzero(TRACKS == 0)}
 TEST_LABELS = np.array([16, 1, 38])
 SIZES = [(9, 7), (5, 12), (8, 8)]
 RNG = np.random.default_rng(0)
@@ -40,22 +48,29 @@ def row(name: str, pixels: np.ndarray, label: object) -> str:
     return f"{name};{width};{height};1;1;{width - 2};{height - 2};{label}\r\n"
 
 
-def members() -> dict[str, dict[str, bytes]]:
-    """What each archive holds."""
+def train_members(folder: str, name: str) -> dict[str, bytes]:
+    """What a training archive holds."""
     train = {"GTSRB/Readme-Images.txt": b"read me"}
     tables = dict.fromkeys(range(43), HEADER)
-    for i, (label, track) in enumerate(zip(LABELS, TRACKS, strict=True)):
-        name = f"{track:05d}_{i % 2:05d}.ppm"
-        train[f"{TRAIN}/{label:05d}/{name}"] = ppm(PIXELS[i])
-        tables[int(label)] += row(name, PIXELS[i], label)
+    for i in MEMBERS[name]:
+        file = f"{TRACKS[i]:05d}_{i % 2:05d}.ppm"
+        train[f"{folder}/{LABELS[i]:05d}/{file}"] = ppm(PIXELS[i])
+        tables[int(LABELS[i])] += row(file, PIXELS[i], LABELS[i])
     for label, table in tables.items():
-        train[f"{TRAIN}/{label:05d}/GT-{label:05d}.csv"] = table.encode()
+        train[f"{folder}/{label:05d}/GT-{label:05d}.csv"] = table.encode()
+    return train
+
+
+def members() -> dict[str, dict[str, bytes]]:
+    """What each archive holds."""
     names = ["00002.ppm", "00000.ppm", "00001.ppm"]  # the order of the table counts
     test = {f"{TEST}/{name}": ppm(PIXELS[172 + i]) for i, name in enumerate(names)}
     test[f"{TEST}/GT-final_test.test.csv"] = b"no classes here"
     rows = [row(names[i], PIXELS[172 + i], TEST_LABELS[i]) for i in range(3)]
     labels = {"GT-final_test.csv": (HEADER + "".join(rows)).encode()}
-    return dict(zip(NAMES, (train, test, labels), strict=True))
+    train = train_members(TRAIN, signs.FINAL)
+    first_stage = train_members("GTSRB/Training", signs.FIRST_STAGE)
+    return dict(zip((*NAMES, FIRST_STAGE), (train, test, labels, first_stage), strict=True))
 
 
 def zipped(content: dict[str, bytes]) -> bytes:
@@ -68,17 +83,31 @@ def zipped(content: dict[str, bytes]) -> bytes:
 
 @pytest.fixture
 def publish(monkeypatch):
-    """Writes archives, and takes them for the official ones."""
+    """Takes archives for the official ones, and writes those of some names."""
 
-    def write(folder: Path, contents: dict[str, bytes], url: str = "http://127.0.0.1:9/") -> Path:
+    def write(
+        folder: Path,
+        contents: dict[str, bytes],
+        url: str = "http://127.0.0.1:9/",
+        names: Sequence[str] = NAMES,
+    ) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in contents.items():
-            (folder / name).write_bytes(data)
-        files = [
-            archives.Archive(name, len(data), hashlib.md5(data).hexdigest())
-            for name, data in contents.items()
-        ]
-        monkeypatch.setattr(archives, "OFFICIAL", archives.Archives(url, *files))
+        for name in names:
+            (folder / name).write_bytes(contents[name])
+
+        def like(file: T) -> T:
+            data = contents[file.name]
+            digest = hashlib.md5(data).hexdigest()
+            return dataclasses.replace(file, size=len(data), md5=digest)
+
+        official = archives.Archives(
+            url,
+            like(OFFICIAL.final),
+            like(OFFICIAL.first_stage),
+            like(OFFICIAL.test),
+            like(OFFICIAL.test_labels),
+        )
+        monkeypatch.setattr(archives, "OFFICIAL", official)
         return folder.parent
 
     return write
@@ -98,7 +127,8 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def small(monkeypatch) -> None:
-    monkeypatch.setattr(signs, "COUNTS", {"train": 172, "test": 3})
+    monkeypatch.setattr(signs, "TRAIN_COUNTS", {signs.FINAL: 172, signs.FIRST_STAGE: 86})
+    monkeypatch.setattr(signs, "TEST_COUNT", 3)
 
 
 @pytest.fixture
@@ -106,14 +136,18 @@ def data(tmp_path, publish, contents, small) -> Path:
     return publish(tmp_path / "data" / "gtsrb", contents)
 
 
-def assert_is_whole(found: gtsrb.Signs, size: int, *, keep_aspect: bool = False) -> None:
+def assert_is_whole(
+    found: gtsrb.Signs, size: int, *, keep_aspect: bool = False, name: str = signs.FINAL
+) -> None:
     images = np.concatenate([found.train.images, found.test.images])
-    expected = [
-        archives.resize(Image.fromarray(pixels), size, keep_aspect=keep_aspect) for pixels in PIXELS
-    ]
-    np.testing.assert_array_equal(images, expected)
-    np.testing.assert_array_equal(found.train.labels, LABELS)
-    np.testing.assert_array_equal(found.tracks, TRACKS)
+    expected = np.stack(
+        [archives.resize(Image.fromarray(each), size, keep_aspect=keep_aspect) for each in PIXELS]
+    )
+    train = MEMBERS[name]
+    assert found.name == name
+    np.testing.assert_array_equal(images, expected[[*train, 172, 173, 174]])
+    np.testing.assert_array_equal(found.train.labels, LABELS[train])
+    np.testing.assert_array_equal(found.tracks, TRACKS[train])
     np.testing.assert_array_equal(found.test.labels, TEST_LABELS)
     assert found.train.images.dtype == np.uint8
 
@@ -149,19 +183,51 @@ def test_damaged_archive_is_named(data, contents, name, cached, cache):
             gtsrb.read(data, 4, keep_aspect=False)
         assert str(path) in str(raised.value)
     path.unlink()
-    with pytest.raises(DatasetError, match="cannot be read") as raised:
+    with pytest.raises(DatasetError, match=r"cannot be read|holds no training archive") as raised:
         gtsrb.read(data, 4, keep_aspect=False)
-    assert str(path) in str(raised.value)
+    assert str(path.parent) in str(raised.value)
+    assert name in str(raised.value)
     assert (cache / builder.Builder.name).exists() == cached
 
 
-def test_the_first_stages_training_set_is_another(tmp_path):
-    folder = tmp_path / "gtsrb"
-    folder.mkdir()
-    (folder / "GTSRB-Training_fixed.zip").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"another set, of 26,640") as raised:
-        gtsrb.read(tmp_path, 32, keep_aspect=False)
-    assert str(folder / NAMES[0]) in str(raised.value)
+def test_either_training_archive_is_read_and_the_final_one_where_both_are(data, contents):
+    read = functools.partial(gtsrb.read, data, 6, keep_aspect=False)
+    final, first_stage = data / "gtsrb" / NAMES[0], data / "gtsrb" / FIRST_STAGE
+    first_stage.write_bytes(contents[FIRST_STAGE])
+    assert_is_whole(read(), 6)
+    final.unlink()
+    # Prepared and then from the cache, which has the other too.
+    for _ in range(2):
+        assert_is_whole(read(), 6, name=signs.FIRST_STAGE)
+    final.write_bytes(contents[NAMES[0]])
+    assert_is_whole(read(), 6)
+    # No other comes in for one that is damaged.
+    final.write_bytes(contents[NAMES[0]][:-1])
+    with pytest.raises(DatasetError, match=f"{NAMES[0]}: has .* bytes"):
+        read()
+
+
+def test_the_first_stage_is_never_taken_for_what_is_downloaded(tmp_path, publish, contents, small):
+    data = publish(tmp_path / "gtsrb", contents, names=[FIRST_STAGE, *NAMES[1:]])
+    assert_is_whole(gtsrb.read(data, 4, keep_aspect=False), 4, name=signs.FIRST_STAGE)
+    with pytest.raises(DatasetError, match=f"{NAMES[0]} cannot be reached"):
+        gtsrb.read(None, 4, keep_aspect=False)
+
+
+def test_the_first_stages_archive_is_verified_and_counted(
+    tmp_path, publish, contents, small, monkeypatch
+):
+    data = publish(tmp_path / "gtsrb", contents, names=[FIRST_STAGE, *NAMES[1:]])
+    path = data / "gtsrb" / FIRST_STAGE
+    path.write_bytes(b"x" * len(contents[FIRST_STAGE]))
+    with pytest.raises(DatasetError, match=f"{FIRST_STAGE}: its MD5 is"):
+        gtsrb.read(data, 4, keep_aspect=False)
+    path.write_bytes(contents[FIRST_STAGE])
+    monkeypatch.setitem(signs.TRAIN_COUNTS, signs.FIRST_STAGE, 87)
+    with pytest.raises(
+        DatasetError, match=r"first_stage_4px.*\(86, 4, 4, 3\); expected uint8 \(87"
+    ):
+        gtsrb.read(data, 4, keep_aspect=False)
 
 
 TABLE = f"{TRAIN}/00007/GT-00007.csv"
@@ -211,7 +277,7 @@ def test_what_is_no_archive_is_named(tmp_path, publish, contents, small):
 
 
 def test_an_archive_with_too_few_images(data, monkeypatch):
-    monkeypatch.setitem(signs.COUNTS, "train", 173)
+    monkeypatch.setitem(signs.TRAIN_COUNTS, signs.FINAL, 173)
     with pytest.raises(DatasetError, match=r"\(172, 4, 4, 3\); expected uint8 \(173, 4, 4, 3\)"):
         gtsrb.read(data, 4, keep_aspect=False)
 
@@ -222,7 +288,7 @@ def test_missing_data_set_says_how_to_get_it(tmp_path, publish, contents):
         with pytest.raises(DatasetError) as raised:
             gtsrb.read(data_dir, 32, keep_aspect=False)
         text = str(raised.value)
-        for part in ("--data-dir DIR", "DIR/gtsrb/", *NAMES, *compact.FILES.values()):
+        for part in ("--data-dir DIR", "DIR/gtsrb/", *NAMES, FIRST_STAGE, *compact.FILES.values()):
             assert part in text
         assert "\n" not in text
     assert "cannot be reached" in text
@@ -315,6 +381,7 @@ def test_compact_arrays(tmp_path, small):
     np.testing.assert_array_equal(found.test.images, written["test"]["images"])
     np.testing.assert_array_equal(found.test.labels, TEST_LABELS)
     assert found.train.labels.dtype == found.tracks.dtype == np.int32
+    assert found.name == signs.FINAL
 
 
 def test_archives_come_before_compact_arrays(data):
@@ -384,6 +451,13 @@ def test_size_and_aspect_reach_the_reader(data):
     expected = archives.resize(Image.fromarray(PIXELS[172]), 9, keep_aspect=True)
     np.testing.assert_array_equal(found.test.images[0], expected)
     assert len(found.validation) == 16  # a tenth of 172, in tracks of two
+    assert found.name == "gtsrb"
+
+
+def test_the_data_sets_name_says_that_it_is_the_first_stages(tmp_path, publish, contents, small):
+    data = publish(tmp_path / "gtsrb", contents, names=[FIRST_STAGE, *NAMES[1:]])
+    found = datasets.load("gtsrb", data_dir=data, validation_size=0)
+    assert (found.name, len(found.train)) == ("gtsrb_first_stage", 86)
 
 
 def test_real_signs(data_dir):
