@@ -160,11 +160,11 @@ def _joined(texts: Iterable[str | None]) -> str | None:
 
 def without_places(command: str) -> str:
     """A command without the flags that say where files lie on one machine."""
-    kept, skip = [], False
-    for word in shlex.split(command):
-        flag, _, value = word.replace("_", "-").partition("=")
-        if skip or flag in ("--data-dir", "--run-dir"):
-            skip = not skip and not value
-        else:
+    kept, words = [], iter(shlex.split(command))
+    for word in words:
+        flag, equals, _ = word.replace("_", "-").partition("=")
+        if flag not in ("--data-dir", "--run-dir"):
             kept.append(word)
+        elif not equals:
+            next(words, None)  # its value
     return shlex.join(kept)

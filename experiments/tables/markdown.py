@@ -82,7 +82,7 @@ def _matrix(
         if row is None:
             return ""
         published = row.cell.published if comparable else None
-        behind = "" if published is None else f" ({published:g})"
+        behind = "" if published is None else f" ({published})"
         column = [other for other in rows if other.cell.distortion == distortion]
         return _error(row.result, bold(row, column)) + COLLAPSED * bool(row.collapsed) + behind
 

@@ -50,7 +50,7 @@ def test_outputs_of_two_transformers_have_the_colours_of_their_frames() -> None:
 
 
 def test_a_frame_that_left_its_image_does_not_reach_into_others() -> None:
-    far = panel(scale=30.0)
+    far = panel(scale=2.5)
     pixels = read(draw_panels(["a"], ["x"], {("a", "x"): far}, {}))
     assert not close_to(pixels, ORANGE).any()
     assert close_to(pixels, GROUND).any()
