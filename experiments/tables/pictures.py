@@ -24,6 +24,8 @@ NETWORKS: Mapping[TableName, str] = {
     "table1": "st_cnn",
     "addition": "2x_st_fcn",
     "transforms": "st_cnn",
+    "ours": "st_compact",
+    "gtsrb": "2x_st_compact",
 }
 CELLS = "Cells"  # the text in a picture's file that names the cells it shows
 

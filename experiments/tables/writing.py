@@ -69,7 +69,7 @@ def _rows(table: TableName, places: Places) -> tuple[list[results.Row], list[str
 
 
 # Tables of which each run is recorded as its test error.
-ERRORS: tuple[TableName, ...] = ("table1", "addition", "transforms")
+ERRORS: tuple[TableName, ...] = ("table1", "addition", "transforms", "ours", "gtsrb")
 WRITERS: Mapping[TableName, Callable[[TableName, Places], bool]] = dict.fromkeys(
     ERRORS, write_errors
 )
