@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -155,15 +154,3 @@ def test_refused_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert all(part in line for part in parts)
-
-
-def test_a_smoke_of_a_table(tmp_path: pathlib.Path, run: Callable[..., int]) -> None:
-    command = ["addition", "--budget", "quick", "--run-dir", str(tmp_path)]
-    command += ["--cells", "addition-2x_st_fcn-affine"]
-    assert paper.main(command) == 0
-    folder = tmp_path / "quick" / "addition-2x_st_fcn-affine" / "seed-0"
-    assert 0 <= (runner.outcome(folder) or {})["test_error"] <= 100
-    assert {path.name for path in (folder / "figures").iterdir()} >= {
-        "images_0.png",
-        "frames_1.gif",
-    }
