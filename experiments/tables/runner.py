@@ -121,11 +121,12 @@ def _train(group: list[Run], settings: dict[str, Any], command: str) -> None:
         errors = together.run(configs, command)
     else:
         errors = [_alone(run, config, command) for run, config in zip(group, configs, strict=True)]
-    for run, error in zip(group, errors, strict=True):
+    for run, config, error in zip(group, configs, errors, strict=True):
         if error is not None:
             print(f"{run.folder}: {error}", flush=True)
             # A run that recorded nothing leaves no folder.
             run.folder.mkdir(parents=True, exist_ok=True)
+            write_json(run.folder / "config.json", configuration.to_dict(config))
             write_json(run.folder / DIVERGED, {"error": str(error), "seed": run.seed})
 
 

@@ -11,6 +11,7 @@ import pytest
 from experiments import config as configuration
 from experiments import paper, train
 from experiments.config import Config
+from experiments.records import read_config
 from experiments.run_folder import lock
 from experiments.stopping import Stopped
 from experiments.tables import cells, runner
@@ -108,6 +109,7 @@ def test_a_run_that_diverges_is_recorded_and_not_repeated(
     assert len(tried) == 2
     for run in runner.runs(CELLS, tmp_path, 1):
         assert runner.outcome(run.folder) == {"error": "diverged at step 3", "seed": 0}
+        assert configuration.differences(read_config(run.folder), run.cell.config) == []
 
 
 def test_seeds_at_once_follow_each_other(tmp_path: pathlib.Path) -> None:
