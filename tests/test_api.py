@@ -7,9 +7,9 @@ import pytest
 
 import stn_jax
 import stn_jax.nn
-from stn_jax import distortions, training
+from stn_jax import colocalisation, distortions, training
 
-MODULES = (stn_jax, stn_jax.nn, stn_jax.transforms, distortions, training)
+MODULES = (stn_jax, stn_jax.nn, stn_jax.transforms, colocalisation, distortions, training)
 
 
 def public_functions() -> list:

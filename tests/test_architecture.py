@@ -19,6 +19,7 @@ ALLOWED = {
     "stn_jax.sampling": (*LEAVES, "stn_jax.coordinates"),
     "stn_jax.warping": (*LEAVES, "stn_jax.coordinates", "stn_jax.sampling", "stn_jax.transforms"),
     "stn_jax.distortions": (*LEAVES, "stn_jax.transforms", "stn_jax.warping"),
+    "stn_jax.colocalisation": (*LEAVES, "stn_jax.coordinates", "stn_jax.transforms"),
     "stn_jax.nn": (*LEAVES, "stn_jax.transforms", "stn_jax.warping"),
     "stn_jax.training": ("stn_jax._types",),
     "stn_jax.population": (*LEAVES, "stn_jax.training"),
