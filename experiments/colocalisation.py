@@ -81,9 +81,9 @@ class Settings:
     images: int = 100
     encoder_epochs: int = 3
     encoder_learning_rate: float = 2e-3
-    epochs: int = 300
+    epochs: int = 120
     batch_size: int = 50
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     seed: int = 0
 
 
@@ -151,13 +151,14 @@ def run(settings: Settings, folder: pathlib.Path, command: str) -> dict[str, Any
     seconds = time.perf_counter() - started
     draw(folder, sets, result.stages)
     found = overlaps(result.stages[settings.epochs], sets.boxes)
-    success, mean_iou = 100 * np.mean(found > CORRECT_IOU, axis=1), np.mean(found, axis=1)
+    success, mean_iou = _success(found), np.mean(found, axis=1)
     summary = {
         "per_digit": [
             {"digit": digit, "success": float(success[digit]), "mean_iou": float(mean_iou[digit])}
             for digit in DIGITS
         ],
         "success": float(np.mean(success)),
+        "success_untrained": float(np.mean(_success(overlaps(result.stages[0], sets.boxes)))),
         "encoder_error": encoder_error,
         "num_params": num_params(result.states.params) // len(DIGITS),
         "epochs": settings.epochs,
@@ -273,12 +274,11 @@ def train(settings: Settings, embed: Embed, sets: Sets, lines: Lines) -> Result:
             raise RunError(f"training diverged for the digit {diverged[0]}: lower learning_rate")
         epoch += epochs
         stages[epoch] = find(states.params, sets.images)
-        correct = overlaps(stages[epoch], sets.boxes) > CORRECT_IOU
         lines.append(
             {
                 "epoch": epoch,
                 "loss": np.mean(history["loss"][:, -1], axis=1).tolist(),
-                "success": (100 * np.mean(correct, axis=1)).tolist(),
+                "success": _success(overlaps(stages[epoch], sets.boxes)).tolist(),
                 "seconds": time.perf_counter() - started,
             }
         )
@@ -306,6 +306,11 @@ def find(params: Params, images: jax.Array) -> np.ndarray:
 def overlaps(found: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """The IoU of each window with the true box, `[digits, n]`."""
     return np.asarray(core.iou(jnp.asarray(found), jnp.asarray(boxes)))
+
+
+def _success(overlaps: np.ndarray) -> np.ndarray:
+    """How many of each digit's images are correctly localised, in %."""
+    return 100 * np.mean(overlaps > CORRECT_IOU, axis=1)
 
 
 def draw(folder: pathlib.Path, sets: Sets, stages: dict[int, np.ndarray]) -> None:
