@@ -115,6 +115,43 @@ def draw_frames(
     save(figure, path)
 
 
+def draw_boxes(
+    path: str | os.PathLike[str],
+    images: Float[np.ndarray, "n h w c"],
+    found: Float[np.ndarray, "n 4"],
+    true: Float[np.ndarray, "n 4"],
+    *,
+    columns: int,
+    title: str,
+    labels: Sequence[str] = (),
+) -> None:
+    """Draws on each image the box that was found (solid) and the true one (dashed).
+
+    Args:
+        path: where to write; the ending says the format.
+        images: grey (c = 1) or colour (c = 3), in any unit.
+        found: boxes (left, top, right, bottom), normalised.
+        true: the same.
+        columns: how many images stand side by side.
+        title: of the whole.
+        labels: of the first images, above them.
+    """
+    images = _checked_images(images)
+    if not len(images) == len(found) == len(true):
+        raise ValueError(f"{len(images)} images, but {len(found)} found and {len(true)} true boxes")
+    size = images.shape[1:3]
+    figure, cells = _image_cells(images, 0.0, columns, _WIDTH_INCHES)
+    for boxes, colour, style in ((true, _BLUE, "--"), (found, _ORANGE, "-")):
+        for axes, corners in zip(cells, np.reshape(boxes, (-1, 2, 2)), strict=True):
+            (left, top), (right, bottom) = _to_pixels(corners, size, align_corners=False)
+            x, y = [left, right, right, left, left], [top, top, bottom, bottom, top]
+            axes.plot(x, y, style, color=colour, linewidth=1.5, scalex=False, scaley=False)
+    for axes, label in zip(cells, labels, strict=False):
+        axes.set_title(label, fontsize="small")
+    figure.suptitle(f"{title} (solid: found, dashed: true)", fontsize="medium")
+    _save(figure, path)
+
+
 def draw_curves(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]) -> None:
     """Draws the course of a training: loss and error, and what else the records hold.
 

@@ -1,6 +1,14 @@
 """Spatial transformers in JAX: pure functions, and Flax modules around them."""
 
-from stn_jax import distortions, nn, population, poses, training, transforms
+from stn_jax import (
+    colocalisation,
+    distortions,
+    nn,
+    population,
+    poses,
+    training,
+    transforms,
+)
 from stn_jax.sampling import grid_sample
 from stn_jax.warping import (
     affine_grid,
@@ -15,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "affine_grid",
+    "colocalisation",
     "distortions",
     "grid_sample",
     "nn",

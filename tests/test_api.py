@@ -7,9 +7,17 @@ import pytest
 
 import stn_jax
 import stn_jax.nn
-from stn_jax import distortions, poses, training
+from stn_jax import colocalisation, distortions, poses, training
 
-MODULES = (stn_jax, stn_jax.nn, stn_jax.transforms, distortions, poses, training)
+MODULES = (
+    stn_jax,
+    stn_jax.nn,
+    stn_jax.transforms,
+    colocalisation,
+    distortions,
+    poses,
+    training,
+)
 
 
 def public_functions() -> list:

@@ -21,6 +21,7 @@ ALLOWED = {
     "stn_jax.poses": (*LEAVES, "stn_jax.transforms", "stn_jax.warping"),
     "stn_jax.distortions": (*LEAVES, "stn_jax.poses", "stn_jax.transforms", "stn_jax.warping"),
     "stn_jax.contrast": LEAVES,
+    "stn_jax.colocalisation": (*LEAVES, "stn_jax.coordinates", "stn_jax.transforms"),
     "stn_jax.nn": (*LEAVES, "stn_jax.transforms", "stn_jax.warping"),
     "stn_jax.training": ("stn_jax._types",),
     "stn_jax.population": (*LEAVES, "stn_jax.training"),
