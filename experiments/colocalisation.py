@@ -1,7 +1,5 @@
 """The paper's co-localisation: a digit found in 100 unlabelled images, for each of the ten digits.
 
-    run(BUDGETS["standard"], folder, command)
-
 What the paper leaves open, or we do not know of it:
 
 - *Images* come from the test split, of which the encoder has seen nothing; settings were chosen on
@@ -23,7 +21,7 @@ import functools
 import math
 import pathlib
 import time
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +29,7 @@ import numpy as np
 import optax
 
 from experiments import datasets, devices, figures
+from experiments.colocalisation_settings import Settings, differences
 from experiments.colocaliser import (
     CANVAS_PX,
     Embed,
@@ -54,43 +53,6 @@ RECORDS = 20  # lines of metrics.jsonl, at most one an epoch
 
 # What a run's seed is folded with, for each of its uses.
 ENCODER, IMAGES, PARAMETERS, TRAINING = range(4)
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What can be set about a co-localisation.
-
-    Attributes:
-        distortion: t places digits at random; tc adds clutter.
-        dataset: digits is embedded; mnist is downloaded, or taken from `data_dir`.
-        data_dir: as of `experiments.datasets.load`.
-        split: where the images are from.
-        images: of each digit.
-        encoder_epochs: passes of the encoder over the training split.
-        encoder_learning_rate: its peak learning rate.
-        epochs: passes of the localisation networks over their images.
-        batch_size: images a step; all pairs of a batch are compared.
-        learning_rate: the localisation networks' peak learning rate.
-        seed: of everything that is drawn, the images included.
-    """
-
-    distortion: Literal["t", "tc"] = "tc"
-    dataset: Literal["digits", "mnist"] = "mnist"
-    data_dir: str | None = None
-    split: Literal["validation", "test"] = "test"
-    images: int = 100
-    encoder_epochs: int = 3
-    encoder_learning_rate: float = 2e-3
-    epochs: int = 120
-    batch_size: int = 50
-    learning_rate: float = 2e-3
-    seed: int = 0
-
-
-BUDGETS = {
-    "quick": Settings(dataset="digits", images=10, encoder_epochs=2, epochs=4, batch_size=10),
-    "standard": Settings(),
-}
 
 
 class Sets(NamedTuple):
@@ -120,7 +82,7 @@ class Result(NamedTuple):
 def run(settings: Settings, folder: pathlib.Path, command: str) -> dict[str, Any]:
     """Trains an encoder and the localisation networks, and leaves records and pictures.
 
-    A folder that holds this run finished is left as it is; unfinished, it is begun anew.
+    Unfinished, a run is begun anew: it takes minutes.
 
     Args:
         settings: what to do.
@@ -134,9 +96,7 @@ def run(settings: Settings, folder: pathlib.Path, command: str) -> dict[str, Any
         DatasetError: if the data cannot be had.
         RunError: if the folder holds another run, cannot be written, or the training diverges.
     """
-    finished = _claim(settings, folder)
-    if finished is not None:
-        return finished
+    _claim(settings, folder)
     dataset = datasets.load(settings.dataset, data_dir=settings.data_dir)
     sets = make_sets(settings, dataset)
     started = time.perf_counter()
@@ -157,8 +117,8 @@ def run(settings: Settings, folder: pathlib.Path, command: str) -> dict[str, Any
             {"digit": digit, "success": float(success[digit]), "mean_iou": float(mean_iou[digit])}
             for digit in DIGITS
         ],
-        "success": float(np.mean(success)),
-        "success_untrained": float(np.mean(_success(overlaps(result.stages[0], sets.boxes)))),
+        "test_error": 100 - float(np.mean(success)),
+        "untrained_error": 100 - float(np.mean(_success(overlaps(result.stages[0], sets.boxes)))),
         "encoder_error": encoder_error,
         "num_params": num_params(result.states.params) // len(DIGITS),
         "epochs": settings.epochs,
@@ -171,22 +131,16 @@ def run(settings: Settings, folder: pathlib.Path, command: str) -> dict[str, Any
     return summary
 
 
-def _claim(settings: Settings, folder: pathlib.Path) -> dict[str, Any] | None:
-    """Makes a folder this run's; its summary, if it is finished."""
-    path, recorded = folder / "config.json", dataclasses.asdict(settings)
-    if path.exists():
-        before = read_json(path)
-        different = [
-            f"{name} is {before.get(name)!r} there, {value!r} here"
-            for name, value in recorded.items()
-            if name != "data_dir" and before.get(name) != value
-        ]
-        if different:
-            raise RunError(f"{folder}: holds a run with other settings: {', '.join(different)}")
-        if (folder / "summary.json").exists():
-            return read_json(folder / "summary.json")
-    write_json(path, recorded)
-    return None
+def _claim(settings: Settings, folder: pathlib.Path) -> None:
+    """Makes a folder this run's.
+
+    Raises:
+        RunError: if it holds another.
+    """
+    path = folder / "config.json"
+    if path.exists() and (other := differences(read_json(path), settings)):
+        raise RunError(f"{folder}: holds a run with other settings: {', '.join(other)}")
+    write_json(path, dataclasses.asdict(settings))
 
 
 def _key(settings: Settings, use: int) -> jax.Array:

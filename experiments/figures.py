@@ -143,13 +143,13 @@ def draw_boxes(
     figure, cells = _image_cells(images, 0.0, columns, _WIDTH_INCHES)
     for boxes, colour, style in ((true, _BLUE, "--"), (found, _ORANGE, "-")):
         for axes, corners in zip(cells, np.reshape(boxes, (-1, 2, 2)), strict=True):
-            (left, top), (right, bottom) = _to_pixels(corners, size, align_corners=False)
+            (left, top), (right, bottom) = to_pixels(corners, size, align_corners=False)
             x, y = [left, right, right, left, left], [top, top, bottom, bottom, top]
             axes.plot(x, y, style, color=colour, linewidth=1.5, scalex=False, scaley=False)
     for axes, label in zip(cells, labels, strict=False):
         axes.set_title(label, fontsize="small")
     figure.suptitle(f"{title} (solid: found, dashed: true)", fontsize="medium")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_curves(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]) -> None:

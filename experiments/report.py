@@ -54,7 +54,7 @@ def _run(arguments: list[str]) -> None:
     results = pathlib.Path(options.results).expanduser()
     places = writing.Places(options.budget, runs, results, options.data_dir, options.figures)
     wanted = options.tables or tuple(TABLES)
-    written = [writing.WRITERS[table](table, places) for table in wanted]
+    written = [writing.write(table, places) for table in wanted]
     if not any(written):
         raise RunError(f"{runs}: holds no run that ended of {', '.join(wanted)}")
 

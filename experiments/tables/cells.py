@@ -10,16 +10,19 @@ parameters, to 2 %; the classifier behind a transformer sees 28 x 28 pixels; whe
 more than these (TC), 56 x 56 samples are averaged to them, and plain networks average their input.
 """
 
+import dataclasses
 import fnmatch
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from experiments import config as configuration
+from experiments.colocalisation_settings import BUDGETS, Settings
 from experiments.config import Config, ConfigError
 from experiments.tables import published
 
 Budget = Literal["quick", "standard", "paper"]
-TableName = Literal["table1", "addition", "transforms", "ours", "gtsrb"]
+TableName = Literal["table1", "addition", "transforms", "ours", "gtsrb", "colocalisation"]
 
 # The user's sweep over types of transformations.
 ALL_TRANSFORMS = (
@@ -41,7 +44,7 @@ class Cell(NamedTuple):
             several.
         transform: the family of transformations; None without a transformer.
         distortion: of the images.
-        config: the settings of the run of seed 0.
+        config: the settings of the run of seed 0, of `experiments.train` or a co-localisation.
         published: the error in % to compare with, of the paper where it gives one.
     """
 
@@ -49,7 +52,7 @@ class Cell(NamedTuple):
     model: str
     transform: str | None
     distortion: str
-    config: Config
+    config: Config | Settings
     published: float | None = None
 
 
@@ -240,12 +243,29 @@ def gtsrb(budget: Budget) -> list[Cell]:
     return [cell(count, transform) for count, transform in rows]
 
 
+def colocalisation(budget: Budget) -> list[Cell]:
+    """Appendix A.2: a digit found in unlabelled images, each of ten in a training of its own."""
+    distortions: tuple[Literal["t", "tc"], ...] = ("t", "tc")
+    return [
+        Cell(
+            f"colocalisation-{distortion}",
+            "localiser",
+            "translation_scale",
+            distortion,
+            dataclasses.replace(BUDGETS[budget], distortion=distortion),
+            statistics.fmean(published.COLOCALISATION[distortion]),
+        )
+        for distortion in distortions
+    ]
+
+
 TABLES: Mapping[TableName, Callable[[Budget], list[Cell]]] = {
     "table1": table1,
     "addition": addition,
     "transforms": transforms,
     "ours": ours,
     "gtsrb": gtsrb,
+    "colocalisation": colocalisation,
 }
 # What a smoke trains: each network once, and most transformations.
 _QUICK: Mapping[str, tuple[str, ...]] = {
@@ -254,6 +274,7 @@ _QUICK: Mapping[str, tuple[str, ...]] = {
     "transforms": ("r-*-thin_plate_spline", "r-*-similarity"),
     "ours": ("rts-*",),
     "gtsrb": ("*-compact", "*-3x_st_compact-affine"),
+    "colocalisation": ("*-tc",),
 }
 
 

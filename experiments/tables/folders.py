@@ -1,5 +1,6 @@
 """Reads what runs came to from their folders, `RUN_DIR/BUDGET/CELL/seed-K`. No JAX."""
 
+import dataclasses
 import pathlib
 import re
 import shlex
@@ -7,7 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import config as configuration
-from experiments.records import RunError, read_config
+from experiments.colocalisation_settings import Settings, differences
+from experiments.records import RunError, read_config, read_json
 from experiments.tables import runner
 from experiments.tables.cells import Cell
 from experiments.tables.results import DIGITS, Result, Run, joined
@@ -88,8 +90,7 @@ def ended(cell: Cell, folder: pathlib.Path) -> tuple[list[Ended], list[str]]:
         summary = runner.outcome(path)
         if summary is None:
             continue
-        wanted = configuration.replace(cell.config, {"seed": seed})
-        other = configuration.differences(read_config(path), wanted)
+        other = _differences(cell, seed, path)
         if other:
             remarks.append(f"left out: {path}: the cell has other settings: {', '.join(other)}")
         elif (path / runner.DIVERGED).exists():
@@ -98,6 +99,15 @@ def ended(cell: Cell, folder: pathlib.Path) -> tuple[list[Ended], list[str]]:
             _check(path / "summary.json", summary)
             found.append(Ended(seed, path, summary))
     return found, remarks
+
+
+def _differences(cell: Cell, seed: int, folder: pathlib.Path) -> list[str]:
+    """How the settings of a run differ from those of its cell."""
+    if isinstance(cell.config, Settings):
+        recorded = read_json(folder / "config.json")
+        return differences(recorded, dataclasses.replace(cell.config, seed=seed))
+    wanted = configuration.replace(cell.config, {"seed": seed})
+    return configuration.differences(read_config(folder), wanted)
 
 
 def _seeds(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
@@ -130,9 +140,16 @@ def _run(run: Ended) -> Run:
     summary = run.summary
     if summary is None:
         return Run(run.seed)
-    numbers = [summary[name] for name in ("test_error", "validation_error")]
-    numbers += [summary.get("outside"), summary["train_seconds"]]
-    return Run(run.seed, *(None if each is None else round(each, DIGITS) for each in numbers))
+    names = ("test_error", "validation_error", "outside", "train_seconds")
+    numbers = [summary.get(name) for name in names]
+    rounded = [None if each is None else round(each, DIGITS) for each in numbers]
+    return Run(run.seed, *rounded, per_digit=_per_digit(summary))
+
+
+def _per_digit(summary: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """The error of each digit in %, of a co-localisation."""
+    found = summary.get("per_digit")
+    return None if found is None else tuple(100 - each["success"] for each in found)
 
 
 def _origin(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from experiments.config import Config
 from experiments.models import make_transform
 from experiments.tables.cells import Budget, TableName
-from experiments.tables.published import DISTORTIONS
+from experiments.tables.published import COLOCALISATION, DISTORTIONS
 from experiments.tables.results import Result, Row
 
 TEST_IMAGES = 10_000  # of MNIST
@@ -196,13 +197,34 @@ def _advised(rows: Sequence[Row]) -> tuple[str, str]:
 
 def _num_params(row: Row) -> int:
     """The number of parameters in theta."""
-    return make_transform(row.cell.config.model).num_params
+    config = row.cell.config
+    assert isinstance(config, Config)  # transformations are compared by classifying
+    return make_transform(config.model).num_params
 
 
 def standard_error(error: float) -> float:
     """Of an error in % that was counted over MNIST's test images, in %."""
     share = error / 100
     return 100 * math.sqrt(share * (1 - share) / TEST_IMAGES)
+
+
+# --- Co-localisation ------------------------------------------------------------------------------
+
+
+def per_digit(rows: Sequence[Row]) -> list[str]:
+    """How often each digit was found."""
+    lines = ["## Every digit", "", "Found, in % of its 100 images; in brackets the paper's.", ""]
+    lines += _table_head(["images", *map(str, range(10))])
+    for row in rows:
+        errors = None if row.result is None else row.result.per_digit
+        if errors is not None:
+            paper = COLOCALISATION[row.cell.distortion]
+            entries = [
+                f"{100 - error:.0f} ({100 - other:.0f})"
+                for error, other in zip(errors, paper, strict=True)
+            ]
+            lines.append(_line([heading(row.cell.distortion), *entries]))
+    return lines
 
 
 # --- Every cell -----------------------------------------------------------------------------------
@@ -291,6 +313,7 @@ LAYOUTS: Mapping[TableName, Layout] = {
         *_PAPER,
         published="the paper's best of a convolutional network with (or without) a transformer",
     ),
+    "colocalisation": Layout("Appendix A.2: co-localisation", *_PAPER, more=(per_digit,)),
     "gtsrb": Layout(
         "German traffic signs: number of transformers and transformation",
         best_of_its_column,

@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from experiments.colocalisation_settings import Settings
+from experiments.config import Data
 from experiments.records import RunError, read_json
 from experiments.tables.cells import Budget, Cell
 
@@ -25,6 +27,7 @@ class Run(NamedTuple):
         validation_error: in %.
         outside: the share of test samples outside the frame; None without a transformer.
         seconds: that training took.
+        per_digit: the error of each digit in %, of a co-localisation.
     """
 
     seed: int
@@ -32,6 +35,7 @@ class Run(NamedTuple):
     validation_error: float | None = None
     outside: float | None = None
     seconds: float | None = None
+    per_digit: tuple[float, ...] | None = None
 
 
 class Result(NamedTuple):
@@ -74,6 +78,12 @@ class Result(NamedTuple):
     def worst(self) -> float | None:
         """The largest."""
         return max(self.errors, default=None)
+
+    @property
+    def per_digit(self) -> list[float] | None:
+        """The mean error of each digit in %, of co-localisations; None elsewhere."""
+        found = [run.per_digit for run in self.runs if run.per_digit is not None]
+        return [statistics.fmean(errors) for errors in zip(*found, strict=True)] or None
 
     @property
     def diverged(self) -> list[int]:
@@ -165,6 +175,7 @@ def _entry(cell: Cell, result: Result, collapsed: int) -> dict[str, Any]:
         "collapsed": collapsed,
         "seconds": result.mean_of("seconds"),
         **{name: getattr(result, name) for name in _ORIGIN},
+        **({} if result.per_digit is None else {"per_digit": result.per_digit}),
         "runs": [run._asdict() for run in result.runs],
     }
 
@@ -189,9 +200,14 @@ def plain_cell(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
     model = cell.model.rpartition("st_")[2]
     for other in cells:
         alike = (other.model, other.transform) == (model, None)
-        if alike and other.config.data == cell.config.data:
+        if alike and _data(other) == _data(cell):
             return other
     return None
+
+
+def _data(cell: Cell) -> Data | None:
+    """What a run of a cell learns from; None of a co-localisation."""
+    return None if isinstance(cell.config, Settings) else cell.config.data
 
 
 def is_collapsed(run: Run, plain_error: float | None) -> bool:

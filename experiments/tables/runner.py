@@ -5,6 +5,7 @@ takes its lock. A run that is finished is not trained again, one that was killed
 that another process holds is left to that.
 """
 
+import dataclasses
 import datetime
 import pathlib
 import time
@@ -12,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from experiments import config as configuration
-from experiments import train
+from experiments import run_folder, train
+from experiments.colocalisation_settings import Settings
 from experiments.config import Config
 from experiments.records import read_json, read_summary, write_json
 from experiments.run_folder import InUseError
@@ -108,31 +110,46 @@ def _groups(wanted: Iterable[Run], at_once: int) -> Iterator[list[Run]]:
 
 
 def _train(group: list[Run], settings: dict[str, Any], command: str) -> None:
-    """Trains runs of one cell; one that diverges leaves a record of that."""
-    configs = [
-        configuration.replace(
-            run.cell.config, settings | {"seed": run.seed, "run_dir": str(run.folder)}
-        )
-        for run in group
-    ]
-    if len(group) > 1:
+    """Trains runs of one cell."""
+    todo = []
+    for run in group:
+        if isinstance(run.cell.config, Settings):
+            _colocalise(run, run.cell.config, settings["data_dir"], command)
+        else:
+            own = settings | {"seed": run.seed, "run_dir": str(run.folder)}
+            todo.append((run, configuration.replace(run.cell.config, own)))
+    if len(todo) > 1:
         from experiments.tables import together
 
-        errors = together.run(configs, command)
+        errors = together.run([config for _, config in todo], command)
     else:
-        errors = [_alone(run, config, command) for run, config in zip(group, configs, strict=True)]
-    for run, config, error in zip(group, configs, errors, strict=True):
+        errors = [_alone(config, run.cell.name, command) for run, config in todo]
+    for (run, config), error in zip(todo, errors, strict=True):
         if error is not None:
-            print(f"{run.folder}: {error}", flush=True)
-            # A run that recorded nothing leaves no folder.
-            run.folder.mkdir(parents=True, exist_ok=True)
-            write_json(run.folder / "config.json", configuration.to_dict(config))
-            write_json(run.folder / DIVERGED, {"error": str(error), "seed": run.seed})
+            _record(run, configuration.to_dict(config), error)
 
 
-def _alone(run: Run, config: Config, command: str) -> train.DivergedError | None:
+def _record(run: Run, settings: dict[str, Any], error: train.DivergedError) -> None:
+    """Records that a run diverged, so that it is not tried again."""
+    print(f"{run.folder}: {error}", flush=True)
+    run.folder.mkdir(parents=True, exist_ok=True)  # one that recorded nothing leaves no folder
+    write_json(run.folder / "config.json", settings)
+    write_json(run.folder / DIVERGED, {"error": str(error), "seed": run.seed})
+
+
+def _colocalise(run: Run, settings: Settings, data_dir: str | None, command: str) -> None:
+    from experiments import colocalisation
+
+    with run_folder.lock(run.folder):
+        print(f"{run.cell.name}: run folder {run.folder}", flush=True)
+        settings = dataclasses.replace(settings, seed=run.seed, data_dir=data_dir)
+        summary = colocalisation.run(settings, run.folder, command)
+    print(f"test error {summary['test_error']:.2f} %, {summary['num_params']:,} parameters")
+
+
+def _alone(config: Config, name: str, command: str) -> train.DivergedError | None:
     try:
-        train.run(config, run.cell.name, command)
+        train.run(config, name, command)
     except train.DivergedError as error:
         return error
     return None

@@ -1,7 +1,6 @@
 """Writes the files of each table: TABLE.json, TABLE.md and TABLE.png."""
 
 import pathlib
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from experiments.records import write_atomically, write_json, writing
@@ -28,8 +27,8 @@ class Places(NamedTuple):
     figures: bool
 
 
-def write_errors(table: TableName, places: Places) -> bool:
-    """Writes the files of a table of test errors; whether there is any result to write.
+def write(table: TableName, places: Places) -> bool:
+    """Writes the files of a table; whether there is any result to write.
 
     Raises:
         RunError: if a record is damaged or a file cannot be written.
@@ -58,18 +57,11 @@ def write_errors(table: TableName, places: Places) -> bool:
 def _rows(table: TableName, places: Places) -> tuple[list[results.Row], list[str]]:
     """The rows of a table, and what to say of runs that were left out."""
     cells = tables.TABLES[table](places.budget)
-    others = [cell for name in ERRORS for cell in tables.TABLES[name](places.budget)]
+    others = [cell for name in tables.TABLES for cell in tables.TABLES[name](places.budget)]
     # Tables share cells, and the plain networks of one may be in another.
     plain = [found for cell in cells if (found := results.plain_cell(cell, others)) is not None]
     wanted = {cell.name: cell for cell in (*cells, *plain)}.values()
-    paths = [places.results / f"{name}.json" for name in ERRORS]
+    paths = [places.results / f"{name}.json" for name in tables.TABLES]
     known = results.read_known(paths, places.budget)
     found, remarks = folders.collect(wanted, places.runs, known)
     return results.rows(cells, found, others), remarks
-
-
-# Tables of which each run is recorded as its test error.
-ERRORS: tuple[TableName, ...] = ("table1", "addition", "transforms", "ours", "gtsrb")
-WRITERS: Mapping[TableName, Callable[[TableName, Places], bool]] = dict.fromkeys(
-    ERRORS, write_errors
-)

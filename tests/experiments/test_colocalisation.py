@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from experiments import colocalisation, datasets
-from experiments.colocalisation import BUDGETS, Settings
+from experiments.colocalisation_settings import BUDGETS, Settings, differences
 from experiments.colocaliser import INITIAL_SIDE, Localiser
 from experiments.records import Lines, RunError
 from tests.experiments.conftest import keeping_compiled
@@ -47,7 +47,7 @@ def test_a_run_leaves_all_its_records(finished: pathlib.Path) -> None:
         assert 0 <= each["success"] <= 100
         assert 0 <= each["mean_iou"] <= 1
     mean = np.mean([each["success"] for each in summary["per_digit"]])
-    assert summary["success"] == pytest.approx(mean)
+    assert summary["test_error"] == pytest.approx(100 - mean)
     assert summary["command"] == "a command"
     assert summary["epochs"] == 2
     assert summary["train_seconds"] > 0
@@ -61,18 +61,15 @@ def test_a_run_leaves_all_its_records(finished: pathlib.Path) -> None:
             assert min(image.size) > 200
 
 
-def test_a_finished_run_is_left_as_it_is(
-    finished: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(datasets, "load", lambda *_, **__: pytest.fail("begun anew"))
-    moved = dataclasses.replace(QUICK, data_dir="elsewhere")
-    summary = colocalisation.run(moved, finished, "another command")
-    assert summary == read(finished / "summary.json")
+def test_where_data_lie_is_no_difference() -> None:
+    recorded = dataclasses.asdict(QUICK)
+    assert differences(recorded, dataclasses.replace(QUICK, data_dir="elsewhere")) == []
+    assert differences(recorded, dataclasses.replace(QUICK, images=7)) == ["images 4 against 7"]
 
 
 def test_a_run_with_other_settings_is_refused(finished: pathlib.Path) -> None:
     other = dataclasses.replace(QUICK, seed=5)
-    with pytest.raises(RunError, match="other settings: seed is 0 there, 5 here"):
+    with pytest.raises(RunError, match="other settings: seed 0 against 5"):
         colocalisation.run(other, finished, "a command")
 
 

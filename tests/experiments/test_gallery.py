@@ -234,7 +234,7 @@ def test_a_run_without_frames_has_the_other_pictures(
     with keeping_compiled(compiled):
         assert gallery.main([str(copy)]) == 0
     found = {path.name for path in (copy / "figures").iterdir()}
-    assert found == {"angles.png", "curves.png", "frames.png", "images.png"}
+    assert found == {"angles.png", "confusions.png", "curves.png", "frames.png", "images.png"}
 
 
 def test_a_folder_without_a_run(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from experiments import report
 from experiments.records import read_config, read_json, write_json
 from experiments.tables import cells as tables
-from experiments.tables import pictures, results, writing
+from experiments.tables import pictures, results
 from experiments.tables.cells import Cell
 from tests.experiments.conftest import keeping_compiled
 from tests.experiments.tables import made
@@ -153,10 +153,6 @@ def test_an_unknown_table(write: Report, capsys: pytest.CaptureFixture[str]) -> 
     assert "table2" in capsys.readouterr().err
 
 
-def test_every_table_has_a_writer() -> None:
-    assert writing.WRITERS.keys() == tables.TABLES.keys()
-
-
 # Pictures, of a real run.
 
 
@@ -171,7 +167,6 @@ def pictured(
         for distortion in ("r", "p")
     ]
     monkeypatch.setitem(tables.TABLES, "table1", lambda budget: cells)
-    monkeypatch.setattr(writing, "ERRORS", ("table1",))
     shutil.copytree(finished, runs / "r-tiny" / "seed-0")
     return runs / "r-tiny" / "seed-0"
 
