@@ -114,7 +114,7 @@ def test_no_such_runs(
             f"{runs.parent}/paper: not found, so there are no runs of --budget paper",
         ),
         (("addition",), f"{runs}: holds no run that ended of addition"),
-        ((), f"{runs}: holds no run that ended of table1, addition, transforms"),
+        ((), f"{runs}: holds no run that ended of {', '.join(tables.TABLES)}"),
     ):
         assert write(*arguments) == 1
         assert capsys.readouterr().err == f"error: {said}\n"
