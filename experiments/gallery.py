@@ -2,7 +2,7 @@
 
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -52,13 +52,20 @@ class Probe:
         """The images and each transformer's output, in [0, 1]."""
         found = self.intermediates(params)
         named = {"images": self.images} | {name: each["output"] for name, each in found.items()}
-        low, high = float(self.images.min()), float(self.images.max())
+        views = {name: view(images) for name, images in named.items()}
+        low, high = float(views["images"].min()), float(views["images"].max())
         contrast = high - low or 1.0
         return {
-            name: np.clip((np.asarray(images, np.float32) - low) / contrast, 0, 1)
-            for name, images in named.items()
+            name: np.clip((images - low) / contrast, 0, 1)
+            for name, images in views.items()
             if images.shape[-1] in (1, 3)
         }
+
+
+def view(images: Any, axis: int = 0) -> np.ndarray:
+    """Images as they are; volumes `[n, d, h, w, c]` summed along an axis, from the front first."""
+    images = np.asarray(images, np.float32)
+    return images.sum(axis=1 + axis) if images.ndim == 5 else images
 
 
 def _test_keys(count: int) -> jax.Array:
@@ -74,6 +81,12 @@ def test_images(experiment: Experiment, count: int) -> jax.Array:
     return jax.jit(experiment.prepare)(_test_keys(count), batch)["image"]
 
 
+def _at_input(experiment: Experiment, names: Sequence[str]) -> list[str]:
+    """Of the transformers, those that look at the input itself."""
+    several = experiment.config.model.placement in ("series", "parallel")
+    return list(names) if several else list(names)[:1]
+
+
 def frames(experiment: Experiment, thetas: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The grids of the transformers that look at the input itself, in its coordinates.
 
@@ -83,11 +96,13 @@ def frames(experiment: Experiment, thetas: Mapping[str, Any]) -> dict[str, jax.A
 
     Returns:
         Grids `[n, h, w, 2]` of a moderate size: of the first transformer, of all that stand side by
-        side, or of each in a series, seen through those before it.
+        side, or of each in a series, seen through those before it. None of those in space.
     """
     settings = experiment.config.model
-    names = list(thetas) if settings.placement in ("series", "parallel") else list(thetas)[:1]
+    names = _at_input(experiment, list(thetas))
     transform = make_transform(settings)
+    if transform.ndim == 3:
+        return {}
     targets = warping.transform_grid(transform.identity, transform, MESH)
     found = {}
     for i, name in enumerate(names):
@@ -156,15 +171,20 @@ def draw(folder: pathlib.Path, experiment: Experiment, params: Any) -> None:
     figures.draw_curves(target / "curves.png", read_lines(folder / "metrics.jsonl"))
     probe = Probe(experiment, SHOWN)
     found = probe.intermediates(params)
-    inputs = np.asarray(probe.images)
+    inputs = view(probe.images)
     grids = frames(experiment, {name: each["theta"] for name, each in found.items()})
     history = read_lines(folder / "frames.jsonl")
-    for name, grid in grids.items():
-        suffix = name.removeprefix("transformer") if len(grids) > 1 else ""
-        output = np.asarray(found[name]["output"], np.float32)
-        figures.draw_images(target / f"images{suffix}.png", inputs, output)
+    if probe.images.ndim == 5:
+        sides = [view(probe.images, axis) for axis in (1, 2)]
+        figures.draw_images(target / "sides.png", *sides, ("Input, from above", "From the side"))
+    names = _at_input(experiment, list(found))
+    for name in names:
+        suffix = name.removeprefix("transformer") if len(names) > 1 else ""
+        figures.draw_images(target / f"images{suffix}.png", inputs, view(found[name]["output"]))
+        if name not in grids:
+            continue
         corners = {"align_corners": experiment.config.model.align_corners}
-        framed = inputs[:FRAMED], np.asarray(grid[:FRAMED])
+        framed = inputs[:FRAMED], np.asarray(grids[name][:FRAMED])
         figures.draw_frames(target / f"frames{suffix}.png", *framed, **corners)
         if not history:
             continue
