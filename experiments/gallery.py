@@ -174,13 +174,16 @@ def draw(folder: pathlib.Path, experiment: Experiment, params: Any) -> None:
     inputs = view(probe.images)
     grids = frames(experiment, {name: each["theta"] for name, each in found.items()})
     history = read_lines(folder / "frames.jsonl")
+    titles = None
     if probe.images.ndim == 5:
-        sides = [view(probe.images, axis) for axis in (1, 2)]
-        figures.draw_images(target / "sides.png", *sides, ("Input, from above", "From the side"))
+        titles = "Fixed view", "Learned view"
+        above, side = view(probe.images, axis=1), view(probe.images, axis=2)
+        figures.draw_images(target / "sides.png", above, side, ("From above", "From the side"))
     names = _at_input(experiment, list(found))
     for name in names:
         suffix = name.removeprefix("transformer") if len(names) > 1 else ""
-        figures.draw_images(target / f"images{suffix}.png", inputs, view(found[name]["output"]))
+        output = view(found[name]["output"])
+        figures.draw_images(target / f"images{suffix}.png", inputs, output, titles)
         if name not in grids:
             continue
         corners = {"align_corners": experiment.config.model.align_corners}

@@ -80,7 +80,7 @@ def draw_extruded(
     axis = jax.random.normal(axis_key, (3,))
     angle = jax.random.uniform(angle_key, (), minval=-max_angle_rad, maxval=max_angle_rad)
     turn = jnp.concatenate([angle * axis / jnp.linalg.norm(axis), jnp.zeros(3)])
-    linear = rigid_3d.matrix(turn)[:, :3]
+    linear = rigid_3d.warp(turn, jnp.eye(3)).T
     room = (jnp.asarray(sizes[::-1], jnp.float32) - side) / 2
     shift_px = jax.random.uniform(place_key, (3,), minval=-room, maxval=room)
     # In pixels: undo the shift, then the rotation. Then in units of half a canvas and half a solid.
