@@ -78,6 +78,8 @@ def apply(settings: Apply) -> int:
         raise RunError(
             f"{settings.run}: was trained on {stored} images, whose scale image files do not have"
         )
+    if model.model in PROJECTING:
+        raise RunError(f"{settings.run}: --model {model.model} is of volumes, not of images")
     viewer = restored.Viewer(experiment, params)
     count = len(viewer.frames(np.zeros(viewer.input_shape, np.uint8)))
     if count == 0:

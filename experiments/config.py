@@ -15,9 +15,18 @@ from typing import Annotated, Any, Literal
 import tyro
 
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb", "npz"]
-DistortionName = Literal["none", "r", "rts", "p", "e", "tc", "t"]
+DistortionName = Literal["none", "r", "rts", "p", "e", "tc", "t", "extruded"]
 ModelName = Literal[
-    "fcn", "cnn", "compact", "tutorial_cnn", "st_fcn", "st_cnn", "st_compact", "tutorial"
+    "fcn",
+    "cnn",
+    "compact",
+    "tutorial_cnn",
+    "projection_cnn",
+    "st_fcn",
+    "st_cnn",
+    "st_compact",
+    "tutorial",
+    "st_projection_cnn",
 ]
 TransformName = Literal[
     "translation",
@@ -27,7 +36,14 @@ TransformName = Literal[
     "affine",
     "projective",
     "thin_plate_spline",
+    "affine_3d",
+    "rigid_3d",
 ]
+# What is made of volumes, and what is made for them.
+VOLUMES = ("extruded",)
+PROJECTING = ("projection_cnn", "st_projection_cnn")
+TRANSFORMS_3D = ("affine_3d", "rigid_3d")
+WITHOUT_TRANSFORMER = ("fcn", "cnn", "compact", "tutorial_cnn", "projection_cnn")
 
 
 def _shown_default(label: str) -> str:
@@ -71,9 +87,10 @@ class Data:
     """add: another digit, distorted on its own, is a second channel; the label is the sum."""
     distortion: DistortionName = "r"
     """r rotation; rts rotation, translation, scale; p projective; e elastic; tc translation with
-    clutter; t translation."""
+    clutter; t translation; extruded a solid, turned in a volume."""
     max_angle: OptionalFloat = None
-    """Largest rotation of r and rts, in degrees. Default: 90 for r, 45 for rts."""
+    """Largest rotation of r and rts, in degrees. Default: 90 for r, 45 for rts. Of extruded, about
+    any axis: 90."""
     min_scale: OptionalFloat = None
     """Smallest scale of rts, p and e. Default: 0.7 for rts, 0.75 for p and e."""
     max_scale: OptionalFloat = None
@@ -81,7 +98,8 @@ class Data:
     sigma: OptionalFloat = None
     """Standard deviation of moved corners (p) or control points (e), in pixels. Default: 5, 1.5."""
     canvas: OptionalInt = None
-    """Side of the distorted image of rts, tc and t, in pixels. Default: 42, 60, 84."""
+    """Side of the distorted image of rts, tc and t, in pixels. Default: 42, 60, 84. Of the volume
+    of extruded: 32."""
     augment_angle: float = 0.0
     """Training images, not those evaluated, are turned by up to so many degrees."""
     augment_scale: float = 1.0
@@ -103,7 +121,8 @@ class Model:
 
     model: ModelName = "st_cnn"
     """st_ ones and tutorial have a spatial transformer; tutorial_cnn is tutorial without it. fcn
-    and cnn are the paper's; compact has smaller kernels, a dense layer and dropout."""
+    and cnn are the paper's; compact has smaller kernels, a dense layer and dropout; projection_
+    ones sum a volume along its depth."""
     transform: TransformName = "affine"
     """The family of transformations."""
     control_points: tuple[int, int] = (4, 4)
@@ -115,7 +134,7 @@ class Model:
     (parallel), or before each convolution block (between)."""
     transformers: int = 1
     """How many transformers; input takes one."""
-    localisation: Literal["auto", "fcn", "cnn", "tutorial"] = "auto"
+    localisation: Literal["auto", "fcn", "cnn", "tutorial", "volume"] = "auto"
     """The localisation network. auto: the one that belongs to the model."""
     features: Annotated[tuple[int, ...] | None, _optional("INT [INT ...]")] = None
     """Units or filters of the classifier's layers. Default: 128 128 for fcn, 32 32 for cnn, and 32
@@ -290,6 +309,20 @@ PRESETS: Mapping[str, Preset] = types.MappingProxyType(
                 ),
             ),
         ),
+        "projection3d": Preset(
+            "MNIST as solids turned in volumes of 32^3, classified by a view that is learned",
+            Config(
+                Data(dataset="mnist", distortion="extruded"),
+                Model(model="st_projection_cnn", transform="affine_3d", output_size=24),
+                Optimisation(
+                    epochs=5,
+                    learning_rate=2e-3,
+                    localisation_lr=1e-3,
+                    warmup=0.5,
+                    clip_norm=1.0,
+                ),
+            ),
+        ),
     }
 )
 
@@ -314,11 +347,11 @@ MEANT_FOR: Mapping[str, tuple[str, tuple[str, ...]]] = types.MappingProxyType(
     {
         "image_size": ("dataset", ("gtsrb",)),
         "keep_aspect": ("dataset", ("gtsrb",)),
-        "max_angle": ("distortion", ("r", "rts")),
+        "max_angle": ("distortion", ("r", "rts", "extruded")),
         "min_scale": ("distortion", tuple(DEFAULT_SCALES)),
         "max_scale": ("distortion", tuple(DEFAULT_SCALES)),
         "sigma": ("distortion", ("p", "e")),
-        "canvas": ("distortion", ("rts", "tc", "t")),
+        "canvas": ("distortion", ("rts", "tc", "t", "extruded")),
         "clutter": ("distortion", ("tc",)),
         "crop_size": ("distortion", ("tc",)),
         "control_points": ("transform", ("thin_plate_spline",)),
@@ -364,6 +397,7 @@ def check(config: Config) -> None:
     _check_ranges(config)
     _check_data(config.data)
     _check_model(config.model)
+    _check_volumes(config)
     _check_run(config.run)
     _check_mesh(config)
 
@@ -435,7 +469,7 @@ def _check_data(data: Data) -> None:
 
 def _check_model(model: Model) -> None:
     _demand(model.features != (), "--features", "none", "at least one number")
-    layers = CONVOLUTIONAL.get(model.model.removeprefix("st_"))
+    layers = CONVOLUTIONAL.get(model.model.removeprefix("st_").removeprefix("projection_"))
     _demand(
         model.features is None or layers is None or len(model.features) == layers,
         "--features",
@@ -461,6 +495,44 @@ def _check_model(model: Model) -> None:
         "--transformers",
         model.transformers,
         f"at most the number of convolution blocks, {blocks}",
+    )
+
+
+def _check_volumes(config: Config) -> None:
+    """Raises `ConfigError` where volumes meet what is made for images, or images the other."""
+    data, model = config.data, config.model
+    in_space = data.distortion in VOLUMES
+    _demand(
+        in_space == (model.model in PROJECTING),
+        "--model",
+        model.model,
+        f"{'' if in_space else 'none of '}{', '.join(PROJECTING)} with --distortion "
+        f"{data.distortion}",
+    )
+    _demand(
+        in_space == (model.transform in TRANSFORMS_3D) or model.model in WITHOUT_TRANSFORMER,
+        "--transform",
+        model.transform,
+        f"{'' if in_space else 'none of '}{', '.join(TRANSFORMS_3D)} with --model {model.model}",
+    )
+    _demand(
+        not in_space or data.normalisation == "channel",
+        "--normalisation",
+        data.normalisation,
+        f"channel with --distortion {data.distortion}",
+    )
+    _demand(
+        not (in_space and config.run.diagnostics),
+        "--diagnostics",
+        "it",
+        f"left out with --distortion {data.distortion}, being meant for images",
+    )
+    allowed = ("auto", "fcn", "volume") if in_space else ("auto", "fcn", "cnn", "tutorial")
+    _demand(
+        model.localisation in allowed,
+        "--localisation",
+        model.localisation,
+        f"one of {', '.join(allowed)} with --model {model.model}",
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from experiments import datasets, models, preparation
-from experiments.config import Config, ConfigError, Data, Model, flag
+from experiments.config import VOLUMES, Config, ConfigError, Data, Model, flag
 from stn_jax import outside_frame, training
 from stn_jax.nn import SpatialTransformerNetwork
 
@@ -77,7 +77,8 @@ def share_outside(intermediates: dict[str, Any]) -> training.Values:
     """The share of each example's samples that lie outside the image, mean over transformers."""
     if not intermediates:
         return {}
-    shares = [jnp.mean(outside_frame(each["grid"]), axis=(1, 2)) for each in intermediates.values()]
+    outside = [outside_frame(each["grid"]) for each in intermediates.values()]
+    shares = [jnp.mean(each, axis=range(1, each.ndim)) for each in outside]
     return {"outside": jnp.mean(jnp.stack(shares), axis=0)}
 
 
@@ -144,6 +145,8 @@ def assemble(
         )
     if normalisation is None:
         normalisation = preparation.normalisation(dataset.train.images)
+        if config.data.distortion in VOLUMES:
+            normalisation = normalisation.uncentred
     steps_per_epoch = num_train // batch_size
     network = models.make_network(
         config.model,

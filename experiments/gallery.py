@@ -2,7 +2,7 @@
 
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -53,18 +53,25 @@ class Probe:
         """The images and each transformer's output, in [0, 1]."""
         found = self.intermediates(params)
         named = {"images": self.images} | {name: each["output"] for name, each in found.items()}
-        low, high = float(self.images.min()), float(self.images.max())
+        views = {name: visible(images) for name, images in named.items()}
+        low, high = float(views["images"].min()), float(views["images"].max())
         contrast = high - low or 1.0
         return {
-            name: np.clip((visible(images) - low) / contrast, 0, 1)
-            for name, images in named.items()
+            name: np.clip((images - low) / contrast, 0, 1)
+            for name, images in views.items()
             if images.shape[-1] <= 3
         }
 
 
-def visible(images: Any) -> np.ndarray:
-    """Images `[n, h, w, c]` as they are drawn: of two channels, one is magenta and one cyan."""
+def visible(images: Any, axis: int = 0) -> np.ndarray:
+    """Images `[n, h, w, c]` as they are drawn.
+
+    Of two channels, one is magenta and one cyan; volumes `[n, d, h, w, c]` are summed along an
+    axis, from the front first.
+    """
     images = np.asarray(images, np.float32)
+    if images.ndim == 5:
+        images = images.sum(axis=1 + axis)
     if images.shape[-1] != 2:
         return images
     return np.concatenate([images, images.max(axis=-1, keepdims=True)], axis=-1)
@@ -83,6 +90,12 @@ def test_images(experiment: Experiment, count: int) -> jax.Array:
     return jax.jit(experiment.prepare)(_test_keys(count), batch)["image"]
 
 
+def _at_input(experiment: Experiment, names: Sequence[str]) -> list[str]:
+    """Of the transformers, those that look at the input itself."""
+    several = experiment.config.model.placement in ("series", "parallel")
+    return list(names) if several else list(names)[:1]
+
+
 def frames(experiment: Experiment, thetas: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The grids of the transformers that look at the input itself, in its coordinates.
 
@@ -92,11 +105,13 @@ def frames(experiment: Experiment, thetas: Mapping[str, Any]) -> dict[str, jax.A
 
     Returns:
         Grids `[n, h, w, 2]` of a moderate size: of the first transformer, of all that stand side by
-        side, or of each in a series, seen through those before it.
+        side, or of each in a series, seen through those before it. None of those in space.
     """
     settings = experiment.config.model
-    names = list(thetas) if settings.placement in ("series", "parallel") else list(thetas)[:1]
+    names = _at_input(experiment, list(thetas))
     transform = make_transform(settings)
+    if transform.ndim == 3:
+        return {}
     targets = warping.transform_grid(transform.identity, transform, MESH)
     found = {}
     for i, name in enumerate(names):
@@ -168,12 +183,20 @@ def draw(folder: pathlib.Path, experiment: Experiment, params: Any) -> None:
     inputs = visible(probe.images)
     grids = frames(experiment, {name: each["theta"] for name, each in found.items()})
     history = read_lines(folder / "frames.jsonl")
-    for name, grid in grids.items():
-        suffix = name.removeprefix("transformer") if len(grids) > 1 else ""
+    titles = None
+    if probe.images.ndim == 5:
+        titles = "Fixed view", "Learned view"
+        above, side = visible(probe.images, axis=1), visible(probe.images, axis=2)
+        figures.draw_images(target / "sides.png", above, side, ("From above", "From the side"))
+    names = _at_input(experiment, list(found))
+    for name in names:
+        suffix = name.removeprefix("transformer") if len(names) > 1 else ""
         output = visible(found[name]["output"])
-        figures.draw_images(target / f"images{suffix}.png", inputs, output)
+        figures.draw_images(target / f"images{suffix}.png", inputs, output, titles)
+        if name not in grids:
+            continue
         corners = {"align_corners": experiment.config.model.align_corners}
-        framed = inputs[:FRAMED], np.asarray(grid[:FRAMED])
+        framed = inputs[:FRAMED], np.asarray(grids[name][:FRAMED])
         figures.draw_frames(target / f"frames{suffix}.png", *framed, **corners)
         if not history:
             continue
@@ -181,7 +204,7 @@ def draw(folder: pathlib.Path, experiment: Experiment, params: Any) -> None:
         epochs = np.asarray([record["epoch"] for record in history])
         path = target / f"frames{suffix}.gif"
         figures.animate_frames(path, framed[0][: moved.shape[1]], moved, epochs, **corners)
-    for name in sorted(found.keys() - grids.keys()):  # those that look at feature maps
+    for name in sorted(found.keys() - set(names)):  # those that look at feature maps
         seen = np.asarray(found[name]["output"], np.float32).mean(axis=-1, keepdims=True)
         titles = "Input", f"What {name} makes of feature maps (their mean)"
         suffix = name.removeprefix("transformer")

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
-from experiments.config import Model, Optimisation
+from experiments.config import PROJECTING, WITHOUT_TRANSFORMER, Model, Optimisation
 from stn_jax import transforms
 from stn_jax.nn import (
     CNN,
@@ -18,10 +18,12 @@ from stn_jax.nn import (
     FCNLocalisationNetwork,
     Head,
     ParallelTransformers,
+    Projection,
     SpatialTransformer,
     SpatialTransformerNetwork,
     TutorialClassifier,
     TutorialLocalisationNetwork,
+    VolumeLocalisationNetwork,
     is_localisation,
 )
 from stn_jax.training import scale_updates
@@ -30,6 +32,7 @@ LOCALISATIONS = {
     "fcn": FCNLocalisationNetwork,
     "cnn": CNNLocalisationNetwork,
     "tutorial": TutorialLocalisationNetwork,
+    "volume": VolumeLocalisationNetwork,
 }
 CNN_KERNEL_SIZES = (9, 7)
 COMPACT_FEATURES = (32, 64, 64, 64)  # the last are the units of the dense layer
@@ -53,19 +56,22 @@ def make_network(
         num_classes: the number of logits.
         background: what lies outside the network's input, one value a channel.
     """
-    classifier = settings.model.removeprefix("st_")
-    if settings.model in ("fcn", "cnn", "compact", "tutorial_cnn"):
-        return SpatialTransformerNetwork((*_pooling(settings), *_classifier(settings, num_classes)))
+    view = (Projection(),) if settings.model in PROJECTING else ()
+    localisation = "volume" if view else settings.model.removeprefix("st_")
+    if settings.model in WITHOUT_TRANSFORMER:
+        return SpatialTransformerNetwork(
+            (*view, *_pooling(settings), *_classifier(settings, num_classes))
+        )
     if settings.placement == "between":
         return SpatialTransformerNetwork(_interleaved(settings, num_classes, background))
     transformers = [
-        _transformer(settings, classifier, background) for _ in range(settings.transformers)
+        _transformer(settings, localisation, background) for _ in range(settings.transformers)
     ]
     front: tuple[nn.Module, ...] = tuple(transformers)
     if settings.placement == "parallel":
         front = (ParallelTransformers(transformers),)
     return SpatialTransformerNetwork(
-        (*front, *_pooling(settings), *_classifier(settings, num_classes))
+        (*front, *view, *_pooling(settings), *_classifier(settings, num_classes))
     )
 
 
@@ -76,7 +82,7 @@ def _dtype(settings: Model) -> jnp.dtype:
 def _classifier(settings: Model, num_classes: int) -> tuple[nn.Module, ...]:
     """The stages that classify."""
     dtype = _dtype(settings)
-    kind = settings.model.removeprefix("st_")
+    kind = settings.model.removeprefix("st_").removeprefix("projection_")
     if kind == "fcn":
         return (FCN(num_classes, settings.features or FCN.features, dtype),)
     if kind == "cnn":
@@ -113,12 +119,12 @@ def _transformer(
 ) -> SpatialTransformer:
     if settings.localisation != "auto":
         localisation = settings.localisation
-    size = settings.output_size
+    size, transform = settings.output_size, make_transform(settings)
     localisation = {"compact": "cnn"}.get(localisation, localisation)
     return SpatialTransformer(
         LOCALISATIONS[localisation](dtype=_dtype(settings)),
-        make_transform(settings),
-        output_shape=(size, size) if size else None,
+        transform,
+        output_shape=(size,) * transform.ndim if size else None,
         mode=settings.mode,
         padding_mode=settings.padding_mode,
         align_corners=settings.align_corners,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.config import DEFAULT_SCALES, Data, scales
+from experiments.config import DEFAULT_SCALES, VOLUMES, Data, scales
 from experiments.datasets import Split
 from stn_jax import distortions
 from stn_jax.contrast import local_contrast
@@ -31,6 +31,11 @@ class Normalisation(NamedTuple):
         """What a pixel of value 0 becomes: what lies outside a normalised image."""
         return tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
 
+    @property
+    def uncentred(self) -> "Normalisation":
+        """The same without its mean: of volumes, whose background has to add up to 0."""
+        return self._replace(mean=(0.0,) * len(self.mean))
+
 
 def normalisation(images: np.ndarray) -> Normalisation:
     """The normalisation of stored images: of the training images, for every split."""
@@ -49,7 +54,8 @@ def _settings(data: Data) -> dict[str, object]:
     """The arguments that the configured distortion takes; its own defaults for what is not set."""
     # Not `math.radians`: in a population the angle is an array.
     angle = _given(max_angle_rad=None if data.max_angle is None else data.max_angle * math.pi / 180)
-    canvas = _given(canvas=data.canvas and (data.canvas, data.canvas))
+    ndim = 3 if data.distortion in VOLUMES else 2
+    canvas = _given(canvas=data.canvas and (data.canvas,) * ndim)
     scale = {"scale": scales(data)} if data.distortion in DEFAULT_SCALES else {}
     sigma = _given(sigma_px=data.sigma)
     return {
@@ -60,6 +66,7 @@ def _settings(data: Data) -> dict[str, object]:
         "e": scale | sigma,
         "t": canvas,
         "tc": canvas | {"crop_size": data.crop_size},
+        "extruded": angle | canvas,
     }[data.distortion]
 
 

@@ -7,6 +7,8 @@ outside the image is 0, the background of a digit.
 Source: Jaderberg et al. (2015), section 4.1 and appendix A.4. Where the paper is silent: R, P and E
 keep the image's own shape as canvas; "a uniform random place" puts the centre of the undistorted
 image anywhere that leaves all of it on the canvas; P moves the corners of the sampled frame.
+
+`extruded` (appendix A.3), from an image to a volume, is defined in `stn_jax.extrusion`.
 """
 
 import math
@@ -19,6 +21,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from stn_jax._checks import as_numbers, check_at_least_0, check_shape, check_sizes, is_traced
 from stn_jax._types import Array, Number
+from stn_jax.extrusion import draw_extruded, extrude, extruded  # noqa: F401 (a part of these)
 from stn_jax.poses import affine_from_pixels
 from stn_jax.transforms import affine, projective, thin_plate_spline
 from stn_jax.transforms.base import homogeneous, matmul

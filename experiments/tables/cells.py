@@ -22,7 +22,9 @@ from experiments.config import Config, ConfigError
 from experiments.tables import published
 
 Budget = Literal["quick", "standard", "paper"]
-TableName = Literal["table1", "addition", "transforms", "ours", "gtsrb", "colocalisation"]
+TableName = Literal[
+    "table1", "addition", "transforms", "ours", "gtsrb", "colocalisation", "projection3d"
+]
 
 # The user's sweep over types of transformations.
 ALL_TRANSFORMS = (
@@ -259,6 +261,25 @@ def colocalisation(budget: Budget) -> list[Cell]:
     ]
 
 
+def projection3d(budget: Budget) -> list[Cell]:
+    """Appendix A.3: solids turned in volumes, seen along a fixed axis or along a learned one."""
+    start = configuration.PRESETS["projection3d"].config
+    settings: dict[str, Any] = {}
+    if budget == "quick":
+        settings = {"dataset": "digits", "epochs": 1}
+    elif budget == "paper":
+        settings = {"canvas": 60, "epochs": 50}
+
+    def cell(model: str, transform: str | None) -> Cell:
+        network = {"model": model, "transform": transform or start.model.transform}
+        config = configuration.replace(start, settings | network)
+        name = "-".join(filter(None, ("extruded", model, transform)))
+        return Cell(name, model, transform, "extruded", config)
+
+    networks = (("st_projection_cnn", "affine_3d"), ("projection_cnn", None))
+    return [cell(*network) for network in (*networks, ("st_projection_cnn", "rigid_3d"))]
+
+
 TABLES: Mapping[TableName, Callable[[Budget], list[Cell]]] = {
     "table1": table1,
     "addition": addition,
@@ -266,6 +287,7 @@ TABLES: Mapping[TableName, Callable[[Budget], list[Cell]]] = {
     "ours": ours,
     "gtsrb": gtsrb,
     "colocalisation": colocalisation,
+    "projection3d": projection3d,
 }
 # What a smoke trains: each network once, and most transformations.
 _QUICK: Mapping[str, tuple[str, ...]] = {
@@ -275,6 +297,7 @@ _QUICK: Mapping[str, tuple[str, ...]] = {
     "ours": ("rts-*",),
     "gtsrb": ("*-compact", "*-3x_st_compact-affine"),
     "colocalisation": ("*-tc",),
+    "projection3d": ("*-projection_cnn", "*-affine_3d"),
 }
 
 

@@ -23,14 +23,14 @@ class Layout(NamedTuple):
         bold: whether a row's error is marked, given the rows of its column.
         marked: what the mark means.
         more: sections between the matrix and the cells, from the rows to lines.
-        published: whose numbers stand in brackets.
+        published: whose numbers stand in brackets; None where there are none.
     """
 
     title: str
     bold: Callable[[Row, Sequence[Row]], bool]
     marked: str
     more: tuple[Callable[[Sequence[Row]], list[str]], ...] = ()
-    published: str = "the paper's"
+    published: str | None = "the paper's"
 
 
 def page(table: TableName, budget: Budget, rows: Sequence[Row], picture: str | None) -> str:
@@ -63,9 +63,11 @@ def _reading(layout: Layout, budget: Budget, comparable: bool) -> list[str]:
             f"Test error in %, lower is better, with `--budget {budget}`: a smoke on embedded",
             "digits, which says nothing about the paper's numbers.",
         ]
+    brackets = "The paper has no numbers"
+    if layout.published is not None:
+        brackets = f"In brackets is {layout.published}"
     return [
-        f"Test error in %, lower is better, with `--budget {budget}`; in brackets",
-        f"{layout.published}.",
+        f"Test error in %, lower is better, with `--budget {budget}`. {brackets}.",
         f"{layout.marked} With several seeds it is the mean, ± their standard deviation, and the",
         "worst.",
     ]
@@ -314,6 +316,12 @@ LAYOUTS: Mapping[TableName, Layout] = {
         published="the paper's best of a convolutional network with (or without) a transformer",
     ),
     "colocalisation": Layout("Appendix A.2: co-localisation", *_PAPER, more=(per_digit,)),
+    "projection3d": Layout(
+        "Appendix A.3: solids seen along a learned axis",
+        best_of_its_column,
+        "Bold is the best.",
+        published=None,
+    ),
     "gtsrb": Layout(
         "German traffic signs: number of transformers and transformation",
         best_of_its_column,

@@ -16,6 +16,7 @@ from stn_jax.nn.localisation import (
     FCNLocalisationNetwork,
     TutorialLocalisationNetwork,
 )
+from stn_jax.nn.projection import Projection, VolumeLocalisationNetwork
 from stn_jax.nn.spatial_transformer import (
     ParallelTransformers,
     SpatialTransformer,
@@ -35,10 +36,12 @@ __all__ = [
     "FCNLocalisationNetwork",
     "Head",
     "ParallelTransformers",
+    "Projection",
     "SpatialTransformer",
     "SpatialTransformerNetwork",
     "TutorialClassifier",
     "TutorialLocalisationNetwork",
+    "VolumeLocalisationNetwork",
     "avg_pool",
     "is_localisation",
     "max_pool",

@@ -15,7 +15,7 @@ from stn_jax.transforms.base import Transform, check_transform
 from stn_jax.warping import spatial_transform, transform_grid
 
 Intermediates = dict[str, Any]
-Images = Float[Array, "b h w c"]
+Images = Float[Array, "b *spatial c"]  # or volumes
 
 
 class SpatialTransformer(nn.Module):
@@ -73,12 +73,12 @@ class SpatialTransformer(nn.Module):
             bias_init=lambda key, shape, dtype: jnp.asarray(start, dtype),
         )
 
-    def __call__(self, images: Float[Array, "b *spatial c"]) -> Float[jax.Array, "b *out c"]:
+    def __call__(self, images: Images) -> Float[jax.Array, "b *out c"]:
         """The warped images, in the dtype of `images`."""
         return self.with_intermediates(images)[0]
 
     def with_intermediates(
-        self, images: Float[Array, "b *spatial c"]
+        self, images: Images
     ) -> tuple[Float[jax.Array, "b *out c"], Intermediates]:
         """The warped images, and a dictionary of what led to them.
 
@@ -132,13 +132,13 @@ class ParallelTransformers(nn.Module):
 
     transformers: Sequence[SpatialTransformer]
 
-    def __call__(self, images: Images) -> Float[jax.Array, "b out_h out_w channels"]:
-        """The outputs side by side, `[b, out_h, out_w, c * len(transformers)]`."""
+    def __call__(self, images: Images) -> Float[jax.Array, "b *out channels"]:
+        """The outputs side by side, `[b, *out, c * len(transformers)]`."""
         return self.with_intermediates(images)[0]
 
     def with_intermediates(
         self, images: Images
-    ) -> tuple[Float[jax.Array, "b out_h out_w channels"], Intermediates]:
+    ) -> tuple[Float[jax.Array, "b *out channels"], Intermediates]:
         """As `__call__`, and the intermediates of transformer i under `transformer_i`."""
         if not self.transformers:
             raise ValueError("transformers must hold one at least; got none")

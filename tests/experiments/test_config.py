@@ -110,6 +110,12 @@ def test_every_choice_is_taken(name: str) -> None:
         "auto": ["--run-dir", "r"],
     }
     needed |= {"series": ["--transformers", "2"], "between": ["--model", "st_cnn"]}
+    solid = ["--distortion", "extruded"]
+    learned = ["--model", "st_projection_cnn"]
+    needed |= {"extruded": ["--model", "projection_cnn"], "projection_cnn": solid}
+    needed |= {"st_projection_cnn": [*solid, "--transform", "rigid_3d"]}
+    needed |= {each: [*solid, *learned] for each in ("affine_3d", "rigid_3d")}
+    needed |= {"volume": [*solid, *learned, "--transform", "affine_3d"]}
     for choice in choices(name):
         extra = needed.get(choice, [])
         config = parse(flag(name), choice, *extra)
@@ -288,7 +294,7 @@ REFUSED = {
             ("distorted --distortion r", "--min-scale", "0.5", "--distortion r", "rts, p, e"),
             ("distorted --distortion t", "--max-scale", "1.5", "--distortion t", "rts, p, e"),
             ("demo", "--sigma", "2.0", "--distortion r", "p, e"),
-            ("demo", "--canvas", "50", "--distortion r", "rts, tc, t"),
+            ("demo", "--canvas", "50", "--distortion r", "rts, tc, t, extruded"),
             ("demo", "--clutter", "4", "--distortion r", "tc"),
             ("demo", "--crop-size", "4", "--distortion r", "tc"),
             ("demo", "--regularisation", "0.1", "--transform rotation", "thin_plate_spline"),
@@ -297,6 +303,18 @@ REFUSED = {
             ("tutorial", "--weight-decay", "0.5", "--optimizer sgd", "adamw"),
         ]
     },
+    "--distortion extruded": ("--model", "st_cnn", "projection_cnn, st_projection_cnn with"),
+    "--model projection_cnn": ("--model", "projection_cnn", "none of", "--distortion r"),
+    "projection3d --distortion rts": ("--model", "st_projection_cnn", "none of"),
+    "projection3d --model st_fcn": ("--model", "st_fcn", "projection_cnn, st_projection_cnn"),
+    "projection3d --normalisation local": ("--normalisation", "local", "channel with"),
+    "projection3d --diagnostics": ("--diagnostics", "left out with", "extruded"),
+    "projection3d --transform affine": ("--transform", "affine", "affine_3d, rigid_3d with"),
+    "--transform rigid_3d": ("--transform", "rigid_3d", "none of affine_3d, rigid_3d"),
+    "projection3d --localisation cnn": ("--localisation", "cnn", "auto, fcn, volume"),
+    "--localisation volume": ("--localisation", "volume", "auto, fcn, cnn, tutorial"),
+    "projection3d --features 8": ("--features", "(8,)", "2 numbers"),
+    "projection3d --placement between": ("--placement between", "st_projection_cnn", "st_cnn"),
     "--epochs 3 tutorial": ("PRESET", "tutorial after 3", "the first argument"),
     "--keep-aspect rotation": ("PRESET", "rotation after --keep-aspect", "the first argument"),
     "--no-figures rotation": ("PRESET", "rotation after --no-figures", "the first argument"),

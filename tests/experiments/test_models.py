@@ -15,13 +15,15 @@ from experiments import experiment as setup
 from experiments import models
 from experiments.config import Model, Optimisation
 from stn_jax import training, transforms
-from stn_jax.nn import SpatialTransformerNetwork, is_localisation
+from stn_jax.nn import CNN, Projection, SpatialTransformerNetwork, is_localisation
 
 KEY = jax.random.key(0)
 BACKGROUND = (-0.5,)
 IMAGES = jax.random.normal(KEY, (2, 28, 28, 1))
 LABELS = jnp.asarray([3, 1])
-PLAIN = ("fcn", "cnn", "compact", "tutorial_cnn")
+VOLUMES = jax.random.normal(KEY, (2, 26, 26, 26, 1))
+PLAIN = configuration.WITHOUT_TRANSFORMER
+IN_SPACE = configuration.TRANSFORMS_3D
 
 
 def choices(name: str, group: type = Model) -> tuple[str, ...]:
@@ -29,9 +31,17 @@ def choices(name: str, group: type = Model) -> tuple[str, ...]:
 
 
 def network(model: str = "st_fcn", **settings: Any) -> SpatialTransformerNetwork:
+    if model in configuration.PROJECTING:
+        settings = {"transform": "affine_3d"} | settings
     settings = Model(model=model, **settings)
-    configuration.check(configuration.Config(model=settings))
+    distortion = "extruded" if model in configuration.PROJECTING else "r"
+    configuration.check(configuration.Config(configuration.Data(distortion=distortion), settings))
     return models.make_network(settings, 10, BACKGROUND)
+
+
+def examples(made: SpatialTransformerNetwork) -> jax.Array:
+    """What such a network takes."""
+    return VOLUMES if any(isinstance(stage, Projection) for stage in made.stages) else IMAGES
 
 
 def abstract_step(
@@ -43,11 +53,11 @@ def abstract_step(
     objective = training.classification(apply, setup.share_outside)
 
     def step(key: jax.Array) -> Any:
-        params = made.init(key, IMAGES)["params"]
+        params = made.init(key, examples(made))["params"]
         state = training.init_state(key, params, optimizer)
-        batch = {"image": IMAGES, "label": LABELS}
+        batch = {"image": examples(made), "label": LABELS}
         after, values = training.train_step(objective, optimizer, state, batch)
-        return state, after, values, apply(params, IMAGES, None)[1]
+        return state, after, values, apply(params, examples(made), None)[1]
 
     return jax.eval_shape(step, KEY)
 
@@ -75,24 +85,34 @@ def test_networks_without_a_transformer(model: str) -> None:
     assert_takes_a_step(network(model), count=0)
 
 
-@pytest.mark.parametrize("transform", choices("transform"))
-@pytest.mark.parametrize("model", [name for name in choices("model") if name not in PLAIN])
+@pytest.mark.parametrize(
+    ("model", "transform"),
+    [
+        (model, transform)
+        for model in choices("model")
+        for transform in choices("transform")
+        if model not in PLAIN and (model in configuration.PROJECTING) == (transform in IN_SPACE)
+    ],
+)
 def test_every_model_takes_every_transformation(model: str, transform: str) -> None:
-    found = assert_takes_a_step(network(model, transform=transform), count=1)
+    made = network(model, transform=transform)
+    found = assert_takes_a_step(made, count=1)
     assert found["transformer_0"]["theta"].shape == (
         2,
         models.make_transform(Model(transform=transform)).num_params,
     )
-    assert found["transformer_0"]["output"].shape == IMAGES.shape
+    assert found["transformer_0"]["output"].shape == examples(made).shape
 
 
 @pytest.mark.parametrize("localisation", choices("localisation"))
 def test_every_localisation_network(localisation: str) -> None:
-    assert_takes_a_step(network("st_fcn", localisation=localisation), count=1)
+    model = "st_projection_cnn" if localisation == "volume" else "st_fcn"
+    assert_takes_a_step(network(model, localisation=localisation), count=1)
 
 
 def test_auto_is_the_localisation_network_of_the_model() -> None:
-    for model, localisation in {"st_fcn": "fcn", "st_cnn": "cnn", "tutorial": "tutorial"}.items():
+    belongs = {"st_fcn": "fcn", "st_cnn": "cnn", "tutorial": "tutorial"}
+    for model, localisation in (belongs | {"st_projection_cnn": "volume"}).items():
         assert network(model) == network(model, localisation=localisation)
         other = "cnn" if localisation == "fcn" else "fcn"
         assert network(model) != network(model, localisation=other)
@@ -159,6 +179,15 @@ def test_output_size_and_pool() -> None:
     assert {28 * 28, 10 * 10} <= inputs
 
 
+def test_a_volume_is_projected_after_its_transformer_and_before_the_pooling() -> None:
+    made = network("st_projection_cnn", output_size=50, pool=2)
+    kinds = [type(stage).__name__ for stage in made.stages]
+    assert kinds == ["SpatialTransformer", "Projection", "AveragePool", "CNN"]
+    found = assert_takes_a_step(made, count=1)
+    assert found["transformer_0"]["output"].shape == (2, 50, 50, 50, 1)
+    assert [type(stage) for stage in network("projection_cnn").stages] == [Projection, CNN]
+
+
 def test_features_control_points_and_dropout() -> None:
     params = abstract_step(network(features=(7,)))[0].params
     assert (28 * 28, 7) in {leaf.shape for leaf in jax.tree.leaves(params)}
@@ -187,7 +216,7 @@ def test_bfloat16_is_of_the_networks_only(model: str) -> None:
     found = assert_takes_a_step(made, count=model not in PLAIN)
     for each in found.values():
         assert {value.dtype for value in each.values()} == {jnp.dtype("float32")}
-    program = jax.make_jaxpr(lambda p: made.apply({"params": p}, IMAGES)[0])(
+    program = jax.make_jaxpr(lambda p: made.apply({"params": p}, examples(made))[0])(
         abstract_step(made)[0].params
     )
     assert "bf16" in str(program)

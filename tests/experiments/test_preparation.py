@@ -207,6 +207,20 @@ def test_draw_theta_is_what_prepare_applies() -> None:
     np.testing.assert_allclose(np.arctan2(-y, x), angles, atol=0.02)
 
 
+def test_volumes_are_a_cube_whose_background_is_zero_and_whose_front_is_the_image() -> None:
+    images = digits(3)
+    scale = normalisation(images)
+    uncentred = scale.uncentred
+    assert (uncentred.mean, uncentred.std) == ((0.0,), scale.std)
+    settings = {"distortion": "extruded", "canvas": 28}
+    found = prepared(images, uncentred, **settings, max_angle=1e-6)
+    assert found.shape == (3, 28, 28, 28, 1)
+    np.testing.assert_allclose(found.sum(axis=1) * scale.std[0], images, atol=1e-4)
+    assert not found[:, 0].any()
+    turned = prepared(images, uncentred, **settings)
+    assert np.abs(turned.sum(axis=1) * scale.std[0] - images).max() > 0.3
+
+
 # Clutter.
 
 
