@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from experiments.config import ConfigError, Model
+from experiments.config import PROJECTING, ConfigError, Model
 from experiments.datasets import DatasetError
 from experiments.image_files import ImageError, pixels, read, resized, write_png
 from experiments.records import Lines, RunError, writing
