@@ -134,7 +134,14 @@ def test_the_newest_two_checkpoints_are_kept(finished: pathlib.Path) -> None:
 
 def test_pictures_are_readable(finished: pathlib.Path) -> None:
     found = sorted(path.name for path in (finished / "figures").iterdir())
-    assert found == ["angles.png", "curves.png", "frames.gif", "frames.png", "images.png"]
+    assert found == [
+        "angles.png",
+        "confusions.png",
+        "curves.png",
+        "frames.gif",
+        "frames.png",
+        "images.png",
+    ]
     for name in found:
         with Image.open(finished / "figures" / name) as picture:
             picture.load()
@@ -171,6 +178,7 @@ def test_nothing_temporary_is_left(finished: pathlib.Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == [
         "checkpoints",
         "config.json",
+        "confusions.json",
         "figures",
         "frames.jsonl",
         "lock",
@@ -196,7 +204,11 @@ def test_the_test_set_is_looked_at_once(
             evaluated.append(len(data["label"]))
             return programs.evaluate(params, data, key)
 
-        return programs._replace(evaluate=evaluate)
+        def test(params: Any, data: dict[str, Any], key: jax.Array) -> Any:
+            evaluated.append(len(data["label"]))
+            return programs.test(params, data, key)
+
+        return programs._replace(evaluate=evaluate, test=test)
 
     monkeypatch.setattr(train, "compile_programs", watched)
     assert run(*tiny, "--run-dir", tmp_path / "run", "--no-figures") == 0
