@@ -30,7 +30,7 @@ def test_a_learned_view_is_trained_and_drawn(
     assert not any("angle" in name for name in summary)
     frames = [json.loads(line) for line in (folder / "frames.jsonl").read_text().splitlines()]
     assert [np.shape(each["theta"]["transformer_0"]) for each in frames] == [(8, 12)] * 2
-    names = {"curves.png", "images.png", "sides.png"}
+    names = {"confusions.png", "curves.png", "images.png", "sides.png"}
     assert {path.name for path in (folder / "figures").iterdir()} == names
 
 
