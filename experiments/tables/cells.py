@@ -225,7 +225,9 @@ _SIGN_UNITS = (312, 300, 131, 87)
 def gtsrb(budget: Budget) -> list[Cell]:
     """Traffic signs: no transformer, one at the input, others before the next convolutions."""
     start = configuration.PRESETS["gtsrb"].config
-    settings: dict[str, Any] = {"quick": {"dataset": "digits", "epochs": 1}}.get(budget, {})
+    settings: dict[str, Any] = {"quick": {"dataset": "digits", "epochs": 1, "warmup": 0.5}}.get(
+        budget, {}
+    )
     if budget == "paper":
         settings = {"epochs": 200}
 
