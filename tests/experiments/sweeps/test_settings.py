@@ -101,7 +101,7 @@ def test_a_file_says_the_same_as_flags(tmp_path: pathlib.Path) -> None:
         ("--space batch_size=1.5,2", "must be a whole number; got 1.5"),
         ("--space transform=afine", "perhaps you meant affine"),
         ("--space transform=1..2", "transform is not a number, so it has no range"),
-        ("--space features=32,48x48", "--features must be two numbers"),
+        ("--space features=32,48x48", "--features must be 2 numbers"),
         ("--space control_points=4", "must be whole numbers, as in 48x48; got 4"),
         ("--space align_corners=yes", "must be true or false; got yes"),
         ("--space lr=1,2 --space learning_rate=3,4", "learning_rate is searched twice"),
