@@ -80,6 +80,8 @@ def apply(settings: Apply) -> int:
         )
     if model.model in PROJECTING:
         raise RunError(f"{settings.run}: --model {model.model} is of volumes, not of images")
+    if experiment.config.data.task == "add":
+        raise RunError(f"{settings.run}: --task add is of pairs of images, not of single ones")
     viewer = restored.Viewer(experiment, params)
     count = len(viewer.frames(np.zeros(viewer.input_shape, np.uint8)))
     if count == 0:

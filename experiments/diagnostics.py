@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import frames, gallery
+from experiments import frames, gallery, preparation
 from experiments.experiment import Experiment, share_outside
 from stn_jax import poses, spatial_transform, transforms
 
@@ -102,7 +102,7 @@ def _moved(experiment: Experiment, images: jax.Array, applied: jax.Array) -> jax
 
     def move(image: jax.Array, pose: jax.Array) -> jax.Array:
         theta = poses.affine_from_pose(pose, shape, shape)
-        fill = experiment.normalisation.background
+        fill = preparation.background(experiment.config.data, experiment.normalisation)
         return spatial_transform(image, theta, transforms.affine, fill=fill)
 
     return jax.vmap(move)(images, applied)

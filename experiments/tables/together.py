@@ -1,8 +1,8 @@
 """Trains seeds of one cell in one program; each leaves the folder of a run of its own.
 
-Records, checkpoints and pictures are those of `experiments.train`, which can continue or redraw any
-of them. A training that was killed goes on after the newest epoch of which every seed has a
-checkpoint.
+Settings, metrics, checkpoints, summary and pictures are those of `experiments.train`, which can
+continue or redraw any of them; frames over the training and TensorBoard's files are not written. A
+training that was killed goes on after the newest epoch of which every seed has a checkpoint.
 """
 
 import contextlib
@@ -94,11 +94,11 @@ def _train(
             started = time.perf_counter()
             states, values = made.train_epoch(states, epoch, active)
             seconds = (time.perf_counter() - started) / len(members)
-            active &= ~np.asarray(states.diverged)
+            tested = made.validate(states, active)
+            active &= ~np.asarray(states.diverged) & np.isfinite(tested["loss"])
             if not active.any():
                 break
             bar.advance({name: values[name][active].mean(axis=0) for name in ("loss", "error")})
-            tested = made.validate(states, active)
             for i in np.flatnonzero(active).tolist():
                 own = {name: array[i] for name, array in values.items()}
                 snapshot = at_start_of_epoch(_of(states, i), steps)

@@ -172,8 +172,10 @@ def test_runs_that_cannot_be_applied(
     floats = save_npz(tmp_path / "floats.npz", dtype=np.float32)
     plain = untrained_run(tmp_path / "plain", tiny, "--model", "fcn")
     floating = untrained_run(tmp_path / "floating", tiny, "--data-file", floats)
+    adding = untrained_run(tmp_path / "adding", tiny, "--task", "add")
     for folder, answer in {
         plain: "--model fcn has no transformer to apply",
+        adding: "--task add is of pairs of images, not of single ones",
         floating: "was trained on float32 images, whose scale image files do not have",
     }.items():
         assert straighten(folder, ten, tmp_path / "out") == 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from experiments import train
+from experiments import gallery, train
 from tests.experiments.conftest import assert_same_end, environment_of
 
 ROOT = pathlib.Path(train.__file__).parent.parent
@@ -119,6 +119,7 @@ def mounted(tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, Callable[[st
         ("4k", "config.json", None),
         ("16k", "metrics.jsonl", None),
         ("200k", "checkpoints/18.msgpack", 12),
+        ("1m", "confusions.json", 18),
         ("1m", "figures", 18),
     ],
 )
@@ -136,18 +137,22 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_is_kept(
 ) -> None:
     small, remount = mounted
     remount(f"size={size}")
-    provenance = train.provenance
 
-    def filling() -> dict[str, Any]:
-        with contextlib.suppress(OSError), (small / "filler").open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
-        return provenance()
+    def filling(function: Callable[..., Any]) -> Callable[..., Any]:
+        def filled(*arguments: Any) -> Any:
+            with contextlib.suppress(OSError), (small / "filler").open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            return function(*arguments)
+
+        return filled
 
     command = [*tiny, "--run-dir", small / "run"]
     with monkeypatch.context() as patched:
-        if where == "figures":  # provenance is asked for just before they are drawn
-            patched.setattr(train, "provenance", filling)
+        if where == "confusions.json":  # provenance is asked for just before they are written
+            patched.setattr(train, "provenance", filling(train.provenance))
+        if where == "figures":
+            patched.setattr(gallery, "draw", filling(gallery.draw))
         assert run(*command) == 1
     (line,) = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("epoch")]
     assert line == f"error: {small}/run/{where}: cannot be written: No space left on device"
