@@ -12,7 +12,7 @@ from experiments.colocalisation_settings import Settings, differences
 from experiments.records import RunError, read_config, read_json
 from experiments.tables import runner
 from experiments.tables.cells import Cell
-from experiments.tables.results import DIGITS, Result, Run, joined
+from experiments.tables.results import DIGITS, Result, Run, fingerprint, joined
 
 
 class Ended(NamedTuple):
@@ -47,6 +47,9 @@ def collect(
         found, left_out = read_result(cell, folder)
         remarks += left_out
         before = known.get(cell.name)
+        if before is not None and before.settings not in (None, fingerprint(cell)):
+            remarks.append(f"left out: {cell.name}: what was known is of other settings")
+            before = None
         result = joined(found, before)
         if found is not None and result is not found and before is not None:
             remarks.append(
@@ -72,7 +75,8 @@ def read_result(cell: Cell, folder: pathlib.Path) -> tuple[Result | None, list[s
     if not found:
         return None, remarks
     summaries = [run.summary for run in found if run.summary is not None]
-    return Result(tuple(map(_run, found)), **_origin(summaries)), remarks
+    origin = _origin(summaries) | {"settings": fingerprint(cell)}
+    return Result(tuple(map(_run, found)), **origin), remarks
 
 
 def ended(cell: Cell, folder: pathlib.Path) -> tuple[list[Ended], list[str]]:

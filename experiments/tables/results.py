@@ -4,13 +4,15 @@ A table's file keeps what is known of a cell until there are as many runs in a f
 happen on several machines, and their folders do not travel with the code.
 """
 
+import hashlib
+import json
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.colocalisation_settings import Settings
-from experiments.config import Data
+from experiments.config import LOCATIONS, Config, Data
 from experiments.records import RunError, read_json
 from experiments.tables.cells import Budget, Cell
 
@@ -49,6 +51,7 @@ class Result(NamedTuple):
         command: as given, but for where files lie.
         versions: of packages.
         git_commit: of this code.
+        settings: the fingerprint of the cell's settings; None where it was not recorded.
     """
 
     runs: tuple[Run, ...]
@@ -58,6 +61,7 @@ class Result(NamedTuple):
     command: str | None = None
     versions: Mapping[str, str] | None = None
     git_commit: str | None = None
+    settings: str | None = None
 
     @property
     def errors(self) -> list[float]:
@@ -144,12 +148,12 @@ def read_known(paths: Iterable[pathlib.Path], budget: Budget) -> dict[str, Resul
     return known
 
 
-_ORIGIN = ("num_params", "epochs", "device", "command", "versions", "git_commit")
+_ORIGIN = ("num_params", "epochs", "device", "command", "versions", "git_commit", "settings")
 
 
 def _from_entry(entry: Mapping[str, Any]) -> Result:
     runs = tuple(Run(**run) for run in entry["runs"])
-    return Result(runs, **{name: entry[name] for name in _ORIGIN})
+    return Result(runs, **{name: entry.get(name) for name in _ORIGIN})
 
 
 def document(table: str, budget: Budget, rows: Iterable[Row]) -> dict[str, Any]:
@@ -191,6 +195,30 @@ def joined(found: Result | None, known: Result | None) -> Result | None:
     if found is None or known is None:
         return found or known
     return found if len(found.runs) >= len(known.runs) else known
+
+
+def fingerprint(cell: Cell) -> str:
+    """Of what is set about a cell's runs: results of other settings are another cell's.
+
+    What is at its default does not count, so that a setting that is new changes nothing.
+    """
+    config = cell.config
+    if isinstance(config, Settings):
+        groups = [(config, Settings())]
+    else:
+        defaults = Config()
+        groups = [
+            (config.data, defaults.data),
+            (config.model, defaults.model),
+            (config.optimisation, defaults.optimisation),
+        ]
+    changed = {
+        name: value
+        for group, default in groups
+        for name, value in vars(group).items()
+        if value != getattr(default, name) and name not in (*LOCATIONS, "seed")
+    }
+    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def plain_cell(cell: Cell, cells: Iterable[Cell]) -> Cell | None:

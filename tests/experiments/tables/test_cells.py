@@ -11,7 +11,7 @@ from experiments import experiment as setup
 from experiments.colocalisation_settings import Settings
 from experiments.config import ConfigError
 from experiments.datasets import Dataset, Split
-from experiments.tables import cells, published
+from experiments.tables import cells, published, results
 from experiments.tables.cells import Cell
 
 BUDGETS = ("quick", "standard", "paper")
@@ -40,6 +40,15 @@ def test_table_1_is_whole() -> None:
     assert len(found) == 40
     assert found.keys() == published.TABLE_1.keys()
     assert all(cell.published == published.TABLE_1[key] for key, cell in found.items())
+
+
+def test_a_fingerprint_is_of_settings_but_not_of_places_or_seeds() -> None:
+    cell = cells.table1("standard")[0]
+    same = configuration.replace(cell.config, {"seed": 3, "data_dir": "elsewhere"})
+    other = configuration.replace(cell.config, {"epochs": 7})
+    found = [results.fingerprint(cell._replace(config=each)) for each in (same, other)]
+    assert found[0] == results.fingerprint(cell) != found[1]
+    assert len({results.fingerprint(each) for each in cells.colocalisation("standard")}) == 2
 
 
 def test_a_cells_settings_are_what_it_says() -> None:

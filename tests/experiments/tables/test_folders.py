@@ -7,7 +7,7 @@ import pytest
 
 from experiments.records import RunError
 from experiments.tables import folders
-from experiments.tables.results import Result, Run
+from experiments.tables.results import Result, Run, fingerprint
 from tests.experiments.tables import made
 
 NAME = "r-st_cnn-affine"
@@ -27,12 +27,14 @@ def test_a_result_is_of_all_runs_that_ended(tmp_path: pathlib.Path) -> None:
     assert found == Result(
         (Run(0, 0.7, 1.2, 0.1, 10.0), Run(2), Run(10, 0.8, 1.3, 0.1, 20.0)),
         *(7, 60, "cpu: cpu, 2 cores", made.COMMAND, made.VERSIONS, "commit 0; commit 10"),
+        fingerprint(CELL),
     )
 
 
 def test_of_runs_that_all_diverged_nothing_else_is_said(tmp_path: pathlib.Path) -> None:
     made.diverged(tmp_path, NAME)
-    assert folders.read_result(CELL, tmp_path) == (Result((Run(0),)), [])
+    expected = Result((Run(0),), settings=fingerprint(CELL))
+    assert folders.read_result(CELL, tmp_path) == (expected, [])
 
 
 def test_a_cell_without_runs(tmp_path: pathlib.Path) -> None:
@@ -52,6 +54,16 @@ def test_a_run_with_other_settings_does_not_count(tmp_path: pathlib.Path) -> Non
     assert remark == f"left out: {path}: {expected}"
     path.rename(path.with_name("seed-1"))  # a seed is one of them
     assert "--seed 0 against 1" in folders.read_result(CELL, tmp_path)[1][0]
+
+
+def test_what_was_known_of_other_settings_is_left_out_and_named(tmp_path: pathlib.Path) -> None:
+    for settings, kept in ((fingerprint(CELL), True), (None, True), ("of another width", False)):
+        known = {NAME: Result((Run(0, 0.9),), settings=settings)}
+        found, remarks = folders.collect([CELL], tmp_path, known)
+        assert found == (known if kept else {})
+        assert remarks == (
+            [] if kept else [f"left out: {NAME}: what was known is of other settings"]
+        )
 
 
 @pytest.mark.parametrize(
