@@ -9,6 +9,9 @@ What the paper leaves open, or we do not know of it:
   where there is none.
 - *Windows* have a side within a factor of 1.25 of 28 pixels, the size at which the encoder knows
   digits: the loss hardly tells a digit from the same one, smaller, in a larger window.
+- *The networks start as ones that look for ink*, not at random (`colocaliser.INK`). How far that
+  alone goes is `untrained_error` in the summary, and belongs beside any `test_error`: the paper's
+  networks had no such start.
 - *A localisation is correct* where window and the placed image's 28 x 28 box have an IoU above 0.5.
   The truth is only reported: no setting and no stopping depends on it.
 

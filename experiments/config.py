@@ -44,6 +44,9 @@ VOLUMES = ("extruded",)
 PROJECTING = ("projection_cnn", "st_projection_cnn")
 TRANSFORMS_3D = ("affine_3d", "rigid_3d")
 WITHOUT_TRANSFORMER = ("fcn", "cnn", "compact", "tutorial_cnn", "projection_cnn")
+WITH_TRANSFORMER = tuple(
+    name for name in typing.get_args(ModelName) if name not in WITHOUT_TRANSFORMER
+)
 
 
 def _shown_default(label: str) -> str:
@@ -356,6 +359,8 @@ MEANT_FOR: Mapping[str, tuple[str, tuple[str, ...]]] = types.MappingProxyType(
         "crop_size": ("distortion", ("tc",)),
         "control_points": ("transform", ("thin_plate_spline",)),
         "regularisation": ("transform", ("thin_plate_spline",)),
+        "placement": ("model", WITH_TRANSFORMER),
+        "transformers": ("model", WITH_TRANSFORMER),
         "dropout": ("model", ("tutorial", "tutorial_cnn", "compact", "st_compact")),
         "momentum": ("optimizer", ("sgd",)),
         "weight_decay": ("optimizer", ("adamw",)),
@@ -477,6 +482,12 @@ def _check_model(model: Model) -> None:
         f"{layers} numbers with --model {model.model}",
     )
     _demand(min(model.control_points) >= 2, "--control-points", model.control_points, "at least 2")
+    if model.model in WITH_TRANSFORMER:
+        _check_placement(model)
+
+
+def _check_placement(model: Model) -> None:
+    """Raises `ConfigError` where transformers cannot stand as is said."""
     _demand(
         model.placement != "input" or model.transformers == 1,
         "--placement",

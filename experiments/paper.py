@@ -43,9 +43,12 @@ class Options:
     data_dir: OptionalStr = None
     """Folder with the data, as for experiments.train."""
     again: bool = False
-    """Train anew what is finished already; its records are kept beside the new ones."""
+    """Train anew what is finished already; its records are kept beside the new ones. Killed, it
+    continues without this flag."""
     figures: bool = True
     """Draw the pictures of each run."""
+    diagnostics: bool = False
+    """Measure how frames and predictions answer to known moves, as experiments.train does."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,6 +65,8 @@ def _run(arguments: list[str]) -> None:
     for flag, value in {"--seeds": seeds, "--at-once": options.at_once}.items():
         if value is not None and value < 1:
             raise ConfigError(f"{flag} must be positive; got {value}")
+    if options.diagnostics and options.table in ("colocalisation", "projection3d"):
+        raise ConfigError(f"--diagnostics must be left out with {options.table}")
     selected = tables.select(options.table, options.budget, options.cells)
 
     from experiments.tables import runner
@@ -74,6 +79,7 @@ def _run(arguments: list[str]) -> None:
         data_dir=options.data_dir,
         again=options.again,
         figures=options.figures,
+        diagnostics=options.diagnostics,
         at_once=at_once,
     )
     print(f"{options.table}: {len(selected) * seeds - len(held)} runs are finished in {folder}")

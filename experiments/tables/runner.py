@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from experiments import config as configuration
 from experiments import run_folder, train
 from experiments.colocalisation_settings import Settings
-from experiments.config import Config
 from experiments.records import read_json, read_summary, write_json
 from experiments.run_folder import InUseError
 from experiments.stopping import Stopped
@@ -60,6 +59,7 @@ def train_all(
     data_dir: str | None = None,
     again: bool = False,
     figures: bool = True,
+    diagnostics: bool = False,
     at_once: int = 1,
 ) -> list[Run]:
     """Trains what is not finished; the runs that other processes hold.
@@ -70,6 +70,7 @@ def train_all(
         data_dir: where data lie.
         again: whether to train anew what was finished before this call; its records are set aside.
         figures: whether each run draws pictures.
+        diagnostics: whether each run measures how it answers to known moves.
         at_once: how many seeds of a cell, following each other in `wanted`, are one program.
 
     Raises:
@@ -77,7 +78,8 @@ def train_all(
         RunError: if a folder cannot be used.
     """
     started, held = time.time(), []
-    run_settings = {"data_dir": data_dir, "resume": "auto", "figures": figures}
+    run_settings = {"data_dir": data_dir, "resume": "auto"}
+    run_settings |= {"figures": figures, "diagnostics": diagnostics}
     for group in _groups(wanted, at_once):
         left = []
         for run in group:
@@ -118,23 +120,24 @@ def _train(group: list[Run], settings: dict[str, Any], command: str) -> None:
         else:
             own = settings | {"seed": run.seed, "run_dir": str(run.folder)}
             todo.append((run, configuration.replace(run.cell.config, own)))
+
+    def record(index: int, error: train.DivergedError) -> None:
+        run, config = todo[index]
+        print(f"{run.folder}: {error}", flush=True)
+        run.folder.mkdir(parents=True, exist_ok=True)  # one that recorded nothing leaves no folder
+        write_json(run.folder / "config.json", configuration.to_dict(config))
+        write_json(run.folder / DIVERGED, {"error": str(error), "seed": run.seed})
+
     if len(todo) > 1:
         from experiments.tables import together
 
-        errors = together.run([config for _, config in todo], command)
-    else:
-        errors = [_alone(config, run.cell.name, command) for run, config in todo]
-    for (run, config), error in zip(todo, errors, strict=True):
-        if error is not None:
-            _record(run, configuration.to_dict(config), error)
-
-
-def _record(run: Run, settings: dict[str, Any], error: train.DivergedError) -> None:
-    """Records that a run diverged, so that it is not tried again."""
-    print(f"{run.folder}: {error}", flush=True)
-    run.folder.mkdir(parents=True, exist_ok=True)  # one that recorded nothing leaves no folder
-    write_json(run.folder / "config.json", settings)
-    write_json(run.folder / DIVERGED, {"error": str(error), "seed": run.seed})
+        together.run([config for _, config in todo], command, record)
+    elif todo:
+        ((run, config),) = todo
+        try:
+            train.run(config, run.cell.name, command)
+        except train.DivergedError as error:
+            record(0, error)
 
 
 def _colocalise(run: Run, settings: Settings, data_dir: str | None, command: str) -> None:
@@ -145,14 +148,6 @@ def _colocalise(run: Run, settings: Settings, data_dir: str | None, command: str
         settings = dataclasses.replace(settings, seed=run.seed, data_dir=data_dir)
         summary = colocalisation.run(settings, run.folder, command)
     print(f"test error {summary['test_error']:.2f} %, {summary['num_params']:,} parameters")
-
-
-def _alone(config: Config, name: str, command: str) -> train.DivergedError | None:
-    try:
-        train.run(config, name, command)
-    except train.DivergedError as error:
-        return error
-    return None
 
 
 def _set_aside(folder: pathlib.Path, started: float) -> None:

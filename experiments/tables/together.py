@@ -9,7 +9,7 @@ import contextlib
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,9 +28,12 @@ from experiments.train import DivergedError
 from stn_jax.population import MEMBER
 from stn_jax.training import TrainState
 
+# Is told of one that diverged, by its index, when it does: a kill must not make it diverge again.
+OnDiverged = Callable[[int, DivergedError], None]
 
-def run(configs: Sequence[Config], command: str) -> list[DivergedError | None]:
-    """Trains configurations that differ in seed and folder only; what became of each.
+
+def run(configs: Sequence[Config], command: str, on_diverged: OnDiverged) -> None:
+    """Trains configurations that differ in seed and folder only.
 
     Raises:
         InUseError: if another process holds one of the folders.
@@ -56,14 +59,13 @@ def run(configs: Sequence[Config], command: str) -> list[DivergedError | None]:
             _Member(setup.assemble(config, made.base.dataset), Checkpoints(folder / "checkpoints"))
             for folder, config in zip(folders, configs, strict=True)
         ]
-        states, active = _train(made, members, folders, stop)
+        states, active = _train(made, members, folders, stop, on_diverged)
         programs = train.compile_programs(members[0].experiment)  # a test is the same for all
         for i, (member, folder) in enumerate(zip(members, folders, strict=True)):
             if active[i]:
                 params = jax.device_get(_of(states, i).params)
                 tested = train.test(member.experiment, programs, params)
                 train.write_end(member.experiment, params, tested, folder, command)
-    return [None if good else DivergedError("training diverged") for good in active[: len(configs)]]
 
 
 class _Member(NamedTuple):
@@ -78,6 +80,7 @@ def _train(
     members: Sequence[_Member],
     folders: Sequence[pathlib.Path],
     stop: Stop,
+    on_diverged: OnDiverged,
 ) -> tuple[TrainState, np.ndarray]:
     """The states after the last epoch, and which of them are good."""
     epochs, steps = made.base.config.optimisation.epochs, made.base.steps_per_epoch
@@ -95,7 +98,10 @@ def _train(
             states, values = made.train_epoch(states, epoch, active)
             seconds = (time.perf_counter() - started) / len(members)
             tested = made.validate(states, active)
-            active &= ~np.asarray(states.diverged) & np.isfinite(tested["loss"])
+            good = active & ~np.asarray(states.diverged) & np.isfinite(tested["loss"])
+            for i in np.flatnonzero(active & ~good).tolist():
+                on_diverged(i, DivergedError(f"training diverged in epoch {epoch}"))
+            active = good
             if not active.any():
                 break
             bar.advance({name: values[name][active].mean(axis=0) for name in ("loss", "error")})

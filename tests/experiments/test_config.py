@@ -128,6 +128,11 @@ def test_a_presets_name_may_be_a_value() -> None:
     assert config.run.run_dir == "demo"
 
 
+def test_a_preset_of_several_transformers_may_have_none() -> None:
+    _, config = configuration.parse(["gtsrb", "--model", "compact"], "train")
+    assert configuration.from_dict(configuration.to_dict(config)) == config
+
+
 def test_the_choices_are_what_the_package_has() -> None:
     from experiments import datasets, models
     from stn_jax import distortions, transforms
@@ -307,6 +312,7 @@ REFUSED = {
     "--model projection_cnn": ("--model", "projection_cnn", "none of", "--distortion r"),
     "projection3d --distortion rts": ("--model", "st_projection_cnn", "none of"),
     "projection3d --model st_fcn": ("--model", "st_fcn", "projection_cnn, st_projection_cnn"),
+    "gtsrb --model compact --transformers 3": ("--transformers", "3", "left out with --model"),
     "projection3d --normalisation local": ("--normalisation", "local", "channel with"),
     "projection3d --diagnostics": ("--diagnostics", "left out with", "extruded"),
     "projection3d --transform affine": ("--transform", "affine", "affine_3d, rigid_3d with"),

@@ -136,7 +136,8 @@ def test_the_command_trains_its_cells(
     tmp_path: pathlib.Path, trained: list[Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["addition", "--budget", "quick", "--run-dir", str(tmp_path), "--seeds", "2"]
-    assert paper.main(command) == 0
+    assert paper.main([*command, "--diagnostics"]) == 0
+    assert all(config.run.diagnostics for config in trained)
     assert len(trained) == 2 * len(cells.select("addition", "quick", []))
     folder = tmp_path / "quick" / "addition-cnn" / "seed-1"
     recorded = (runner.outcome(folder) or {})["command"]
@@ -147,12 +148,16 @@ def test_the_command_trains_its_cells(
 
 @pytest.mark.parametrize(
     ("flags", "parts"),
-    [("--seeds 0", ("--seeds", "positive", "got 0")), ("--cells x", ("--cells", "got x"))],
+    [
+        ("table1 --seeds 0", ("--seeds", "positive", "got 0")),
+        ("table1 --cells x", ("--cells", "got x")),
+        ("projection3d --diagnostics", ("--diagnostics", "left out with projection3d")),
+    ],
 )
 def test_refused_in_one_line(
     flags: str, parts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert paper.main(["table1", *flags.split()]) == 2
+    assert paper.main(flags.split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert all(part in line for part in parts)

@@ -100,4 +100,27 @@ def test_one_that_diverges_is_recorded_and_leaves_the_others(
         train_cell(cell, tmp_path, at_once=2)
     good, bad = (runner.outcome(tmp_path / "tiny" / f"seed-{seed}") or {} for seed in (0, 1))
     assert "test_error" in good
-    assert bad == {"error": "training diverged", "seed": 1}
+    assert bad == {"error": "training diverged in epoch 1", "seed": 1}
+
+
+def test_a_kill_after_one_diverged_leaves_the_others_where_they_were(
+    tmp_path: pathlib.Path, compiled: pathlib.Path, cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, check = configuration.replace, Stop.check
+
+    def spoil(config: Config, settings: dict[str, Any]) -> Config:
+        rate = {"learning_rate": 1e30} if settings.get("seed") == 1 else {}
+        return replace(config, settings | rate)
+
+    monkeypatch.setattr(configuration, "replace", spoil)
+    monkeypatch.setattr(Stop, "check", lambda _: (_ for _ in ()).throw(Stopped(signal.SIGTERM)))
+    with keeping_compiled(compiled):
+        with pytest.raises(Stopped):
+            train_cell(cell, tmp_path, at_once=2)
+        monkeypatch.setattr(Stop, "check", check)
+        folder = tmp_path / "tiny" / "seed-0"
+        before = (folder / "metrics.jsonl").read_text()
+        train_cell(cell, tmp_path, at_once=2)
+    assert (folder / "metrics.jsonl").read_text().startswith(before)  # its seconds too
+    assert [line["epoch"] for line in metrics(folder)] == [1, 2]
+    assert "test_error" in (runner.outcome(folder) or {})
