@@ -26,9 +26,10 @@ class Options:
 
     table: Annotated[TableName, tyro.conf.Positional]
     """table1: distorted MNIST. addition: the sum of two digits. transforms: every family of
-    transformations on every distortion. ours: a small network of today, the same data. gtsrb:
-    traffic signs, none to three transformers. colocalisation: a digit found without labels.
-    projection3d: solids in volumes."""
+    transformations on every distortion. ours: a small network of today, the same data.
+    ablations: what a transformer's learning rate and pooling do. gtsrb: traffic signs, none to
+    three transformers. colocalisation: a digit found without labels. projection3d: solids in
+    volumes."""
     cells: tuple[str, ...] = ()
     """Only the cells with these names; * stands for anything. Default: all; a few with quick."""
     seeds: OptionalInt = None

@@ -25,7 +25,14 @@ from experiments.tables import published
 
 Budget = Literal["quick", "standard", "paper"]
 TableName = Literal[
-    "table1", "addition", "transforms", "ours", "gtsrb", "colocalisation", "projection3d"
+    "table1",
+    "addition",
+    "transforms",
+    "ours",
+    "ablations",
+    "gtsrb",
+    "colocalisation",
+    "projection3d",
 ]
 
 # The user's sweep over types of transformations.
@@ -50,6 +57,7 @@ class Cell(NamedTuple):
         distortion: of the images.
         config: the settings of the run of seed 0, of `experiments.train` or a co-localisation.
         published: the error in % to compare with, of the paper where it gives one.
+        variant: what is set otherwise than in the other tables; None where nothing is.
     """
 
     name: str
@@ -58,6 +66,7 @@ class Cell(NamedTuple):
     distortion: str
     config: Config | Settings
     published: float | None = None
+    variant: str | None = None
 
 
 # --- Networks -------------------------------------------------------------------------------------
@@ -220,6 +229,33 @@ def _compact(model: str, transform: str | None, distortion: str) -> dict[str, An
     return {"model": model, "transform": transform} | _VIEW[distortion] | _localised(distortion)
 
 
+# Of a cell of Table 1: a name, what it says, and what is set otherwise.
+_CHANGES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("fast", "localisation at the classifier's rate", {"localisation_lr": 3e-3}),
+    ("slow", "localisation at a fifth of our rate", {"localisation_lr": 1.5e-4}),
+    ("unpooled", "28 x 28 samples, not averaged", {"output_size": 28, "pool": 1}),
+)
+
+
+def ablations(budget: Budget) -> list[Cell]:
+    """What users trip over: ST-FCN of Table 1, and with one change each."""
+
+    def changed(distortion: str, name: str, variant: str, settings: dict[str, Any]) -> Cell:
+        network = _network("st_fcn", "affine", distortion) | settings
+        return Cell(
+            f"{distortion}-st_fcn-affine-{name}",
+            "st_fcn",
+            "affine",
+            distortion,
+            _config(budget, distortion, network),
+            variant=variant,
+        )
+
+    unchanged = [_table1_cell(budget, "st_fcn", "affine", name) for name in ("rts", "tc")]
+    rates = [changed(name, *change) for name in ("rts", "tc") for change in _CHANGES[:2]]
+    return [*unchanged, *rates, changed("tc", *_CHANGES[2])]
+
+
 # Units of the dense layer behind so many transformers, for 500,000 parameters with each.
 _SIGN_UNITS = (312, 300, 131, 87)
 
@@ -289,6 +325,7 @@ TABLES: Mapping[TableName, Callable[[Budget], list[Cell]]] = {
     "addition": addition,
     "transforms": transforms,
     "ours": ours,
+    "ablations": ablations,
     "gtsrb": gtsrb,
     "colocalisation": colocalisation,
     "projection3d": projection3d,
@@ -299,6 +336,7 @@ _QUICK: Mapping[str, tuple[str, ...]] = {
     "addition": ("*-2x_st_fcn-affine", "*-cnn"),
     "transforms": ("r-*-thin_plate_spline", "r-*-similarity"),
     "ours": ("rts-*",),
+    "ablations": ("rts-*-fast",),
     "gtsrb": ("*-compact", "*-3x_st_compact-affine"),
     "colocalisation": ("*-tc",),
     "projection3d": ("*-projection_cnn", "*-affine_3d"),

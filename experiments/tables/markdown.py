@@ -14,6 +14,9 @@ TEST_IMAGES = 10_000  # of MNIST
 MISSING = "–"  # noqa: RUF001 (a dash, not a minus: there is no number)
 COLLAPSED = "†"
 
+# Model, transformation and what is set otherwise than in other tables.
+Network = tuple[str, str | None, str | None]
+
 
 class Layout(NamedTuple):
     """How a table is shown.
@@ -84,12 +87,12 @@ def _reading(layout: Layout, budget: Budget, comparable: bool) -> list[str]:
 def _matrix(
     rows: Sequence[Row], bold: Callable[[Row, Sequence[Row]], bool], comparable: bool
 ) -> list[str]:
-    """A line for each network and transformation, a column for each distortion."""
+    """A line for each network, transformation and change, a column for each distortion."""
     columns = list(dict.fromkeys(row.cell.distortion for row in rows))
-    placed = {(row.cell.model, row.cell.transform, row.cell.distortion): row for row in rows}
+    placed = {(*_network(row), row.cell.distortion): row for row in rows}
 
-    def entry(model: str, transform: str | None, distortion: str) -> str:
-        row = placed.get((model, transform, distortion))
+    def entry(network: Network, distortion: str) -> str:
+        row = placed.get((*network, distortion))
         if row is None:
             return ""
         published = row.cell.published if comparable else None
@@ -98,17 +101,23 @@ def _matrix(
         return _error(row.result, bold(row, column)) + COLLAPSED * bool(row.collapsed) + behind
 
     lines = _table_head(["network", "transformation", *map(heading, columns)])
-    for model, transform in _networks(rows):
-        entries = [entry(model, transform, distortion) for distortion in columns]
-        lines.append(_line([f"`{model}`", f"`{transform}`" if transform else "none", *entries]))
+    for network in _networks(rows):
+        model, transform, variant = network
+        name = f"`{model}`" if variant is None else f"`{model}`, {variant}"
+        entries = [entry(network, distortion) for distortion in columns]
+        lines.append(_line([name, f"`{transform}`" if transform else "none", *entries]))
     return lines
 
 
-def _networks(rows: Sequence[Row]) -> list[tuple[str, str | None]]:
+def _network(row: Row) -> Network:
+    return row.cell.model, row.cell.transform, row.cell.variant
+
+
+def _networks(rows: Sequence[Row]) -> list[Network]:
     """The lines of a matrix: cells come with what shows most first, a table ends with it."""
-    pairs = list(dict.fromkeys((row.cell.model, row.cell.transform) for row in rows))
-    models = list(dict.fromkeys(model for model, _ in pairs))
-    return sorted(pairs, key=lambda pair: (pair[1] is not None, -models.index(pair[0])))
+    networks = list(dict.fromkeys(map(_network, rows)))
+    models = list(dict.fromkeys(model for model, _, _ in networks))
+    return sorted(networks, key=lambda each: (each[1] is not None, -models.index(each[0])))
 
 
 def heading(distortion: str) -> str:
@@ -340,6 +349,12 @@ LAYOUTS: Mapping[TableName, Layout] = {
         *_PAPER,
         published="the paper's best of a convolutional network with (or without) a transformer",
         choices=(*_DISTORTED, _UNEQUAL),
+    ),
+    "ablations": Layout(
+        "What users trip over: the localisation's learning rate, and averaging samples",
+        best_of_its_column,
+        "Bold is the best of each column.",
+        choices=(*_DISTORTED[1:], _EQUAL),
     ),
     "colocalisation": Layout(
         "Appendix A.2: co-localisation",

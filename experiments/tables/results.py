@@ -167,6 +167,7 @@ def _entry(cell: Cell, result: Result, collapsed: int) -> dict[str, Any]:
         "name": cell.name,
         "model": cell.model,
         "transform": cell.transform,
+        **({} if cell.variant is None else {"variant": cell.variant}),
         "distortion": cell.distortion,
         "test_error_mean": result.error,
         "test_error_std": result.std,
