@@ -109,10 +109,11 @@ def _thin_plate_spline(points: tuple[tuple[float, float], ...], regularisation: 
             solved.astype(targets.dtype),
             precision=jax.lax.Precision.HIGHEST,
         )
-        displacement = jnp.matmul(
-            influence, theta.reshape(count, 2), precision=jax.lax.Precision.HIGHEST
+        # Theta first: over a batch the product is then laid out image by image.
+        displacement = jnp.tensordot(
+            theta.reshape(count, 2), influence, axes=(0, -1), precision=jax.lax.Precision.HIGHEST
         )
-        return targets + displacement
+        return targets + jnp.moveaxis(displacement, 0, -1)
 
     return Transform(name=name, ndim=2, identity=constant([0.0] * (2 * count)), warp=warp)
 
