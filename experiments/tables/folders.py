@@ -130,8 +130,9 @@ def _check(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
     """Raises `RunError` unless a summary has what is needed."""
     kinds: dict[str, tuple[type, ...]] = dict.fromkeys(_NUMBERS, (int, float))
     kinds |= dict.fromkeys(_TEXTS, (str,)) | {"versions": (dict,)}
-    if summary.get("outside") is not None:
-        kinds["outside"] = (int, float)
+    for name in ("outside", "untrained_error"):
+        if summary.get(name) is not None:
+            kinds[name] = (int, float)
     for name, kind in kinds.items():
         value = summary.get(name)
         missing_is_fine = value is None and name in _OPTIONAL
@@ -144,10 +145,10 @@ def _run(run: Ended) -> Run:
     summary = run.summary
     if summary is None:
         return Run(run.seed)
-    names = ("test_error", "validation_error", "outside", "train_seconds")
+    names = ("test_error", "validation_error", "outside", "train_seconds", "untrained_error")
     numbers = [summary.get(name) for name in names]
-    rounded = [None if each is None else round(each, DIGITS) for each in numbers]
-    return Run(run.seed, *rounded, per_digit=_per_digit(summary))
+    *measured, untrained = [None if each is None else round(each, DIGITS) for each in numbers]
+    return Run(run.seed, *measured, per_digit=_per_digit(summary), untrained_error=untrained)
 
 
 def _per_digit(summary: Mapping[str, Any]) -> tuple[float, ...] | None:

@@ -28,6 +28,7 @@ class Layout(NamedTuple):
         more: sections between the matrix and the cells, from the rows to lines.
         published: whose numbers stand in brackets; None where there are none.
         choices: what was chosen where the paper is silent.
+        caption: of the picture.
     """
 
     title: str
@@ -36,6 +37,10 @@ class Layout(NamedTuple):
     more: tuple[Callable[[Sequence[Row]], list[str]], ...] = ()
     published: str | None = "the paper's"
     choices: tuple[str, ...] = ()
+    caption: str = (
+        "Test images with the frame that is sampled (dot: its upper left corner), and\n"
+        "below what the transformer makes of them."
+    )
 
 
 def page(table: TableName, budget: Budget, rows: Sequence[Row], picture: str | None) -> str:
@@ -59,8 +64,7 @@ def page(table: TableName, budget: Budget, rows: Sequence[Row], picture: str | N
         lines += [f"- {choice}" for choice in layout.choices]
     if picture is not None:
         lines += ["", "## What the transformers do", "", f"![{layout.title}]({picture})", ""]
-        lines += ["Test images with the frame that is sampled (dot: its upper left corner), and"]
-        lines += ["below what the transformer makes of them."]
+        lines += [layout.caption]
     return "\n".join([*lines, "", *_cells(rows)]) + "\n"
 
 
@@ -230,16 +234,19 @@ def standard_error(error: float) -> float:
 def per_digit(rows: Sequence[Row]) -> list[str]:
     """How often each digit was found."""
     lines = ["## Every digit", "", "Found, in % of its 100 images; in brackets the paper's.", ""]
-    lines += _table_head(["images", *map(str, range(10))])
+    lines += _table_head(["images", *map(str, range(10)), "all", "all before training"])
     for row in rows:
         errors = None if row.result is None else row.result.per_digit
-        if errors is not None:
+        if row.result is not None and errors is not None:
             paper = COLOCALISATION[row.cell.distortion]
             entries = [
                 f"{100 - error:.0f} ({100 - other:.0f})"
                 for error, other in zip(errors, paper, strict=True)
             ]
-            lines.append(_line([heading(row.cell.distortion), *entries]))
+            untrained = row.result.mean_of("untrained_error")
+            known = [row.result.error, untrained]
+            found = [MISSING if error is None else f"{100 - error:.1f}" for error in known]
+            lines.append(_line([heading(row.cell.distortion), *entries, *found]))
     return lines
 
 
@@ -362,9 +369,10 @@ LAYOUTS: Mapping[TableName, Layout] = {
         more=(per_digit,),
         choices=(
             "The networks start as ones that look for ink, as the paper's did not.",
-            "How far that alone goes is `untrained_error` in each run's `summary.json`.",
+            "How far that alone goes is said above: all before training.",
             "Correct is an IoU above 0.5 with the 28 x 28 box of the placed image.",
         ),
+        caption="Images of TC, a digit in each row: the window found (solid) and the true one.",
     ),
     "projection3d": Layout(
         "Appendix A.3: solids seen along a learned axis",

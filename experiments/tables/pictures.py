@@ -1,4 +1,4 @@
-"""The picture of a table: what the transformers learned, from the checkpoints of finished runs."""
+"""The picture of a table: what the transformers learned, from the files of finished runs."""
 
 import functools
 import pathlib
@@ -19,13 +19,17 @@ from experiments.tables.markdown import heading
 from experiments.tables.panels import Panel, draw_panels
 
 SHOWN = 4  # images of a panel
-# Whose transformers are shown.
-NETWORKS: Mapping[TableName, str] = {
-    "table1": "st_cnn",
-    "addition": "2x_st_fcn",
-    "transforms": "st_cnn",
-    "ours": "st_compact",
-    "gtsrb": "2x_st_compact",
+# Whose transformers are shown, one row of panels for each distortion, or for each network.
+NETWORKS: Mapping[TableName, tuple[str, ...]] = {
+    "table1": ("st_cnn",),
+    "addition": ("2x_st_fcn",),
+    "transforms": ("st_cnn",),
+    "ours": ("st_compact",),
+    "gtsrb": ("1x_st_compact", "2x_st_compact", "3x_st_compact"),
+}
+# Tables whose runs draw what a picture of the table has to show: the cell and its figure.
+DRAWN: Mapping[TableName, tuple[str, str]] = {
+    "colocalisation": ("colocalisation-tc", "windows.png"),
 }
 CELLS = "Cells"  # the text in a picture's file that names the cells it shows
 
@@ -50,7 +54,10 @@ def draw(
         RunError: if a record or a checkpoint is damaged, or the picture cannot be written.
         DatasetError: if the data cannot be had.
     """
-    pictured = [cell for cell in cells if cell.model == NETWORKS.get(table)]
+    if table in DRAWN:
+        return _copy(path, *DRAWN[table], cells, folder)
+    models = NETWORKS.get(table, ())
+    pictured = [cell for cell in cells if cell.model in models]
     found = {cell.name: _drawable(cell, folder) for cell in pictured}
     runs = {name: run for name, run in found.items() if run is not None}
     if not runs:
@@ -59,18 +66,30 @@ def draw(
     if lost:
         return f"{path}: kept, since it shows {', '.join(lost)} too, not to be had from {folder}"
     drawn = [cell for cell in pictured if cell.name in runs]
-    panels = {_place(cell): panel(runs[cell.name], data_dir) for cell in drawn}
+
+    def place(cell: Cell) -> tuple[str, str]:
+        row = heading(cell.distortion) if len(models) == 1 else cell.model
+        return row, cell.transform or ""
+
+    panels = {place(cell): panel(runs[cell.name], data_dir) for cell in drawn}
     rows, columns = (
-        [name for name in dict.fromkeys(names) if name in {place[axis] for place in panels}]
-        for axis, names in enumerate(zip(*map(_place, pictured), strict=True))
+        [name for name in dict.fromkeys(names) if name in {each[axis] for each in panels}]
+        for axis, names in enumerate(zip(*map(place, pictured), strict=True))
     )
     write_atomically(path, draw_panels(rows, columns, panels, {CELLS: " ".join(runs)}))
     return None
 
 
-def _place(cell: Cell) -> tuple[str, str]:
-    """The row and the column of a cell's panel."""
-    return heading(cell.distortion), cell.transform or ""
+def _copy(
+    path: pathlib.Path, name: str, figure: str, cells: Sequence[Cell], folder: pathlib.Path
+) -> None:
+    """Takes the picture that a finished run of a cell drew, if there is one."""
+    (cell,) = (cell for cell in cells if cell.name == name)
+    for run in folders.ended(cell, folder)[0]:
+        drawn = run.folder / "figures" / figure
+        if run.summary is not None and drawn.exists():
+            write_atomically(path, drawn.read_bytes())
+            return
 
 
 def _drawable(cell: Cell, folder: pathlib.Path) -> pathlib.Path | None:

@@ -30,6 +30,7 @@ class Run(NamedTuple):
         outside: the share of test samples outside the frame; None without a transformer.
         seconds: that training took.
         per_digit: the error of each digit in %, of a co-localisation.
+        untrained_error: that of all before training, in %, of a co-localisation.
     """
 
     seed: int
@@ -38,6 +39,7 @@ class Run(NamedTuple):
     outside: float | None = None
     seconds: float | None = None
     per_digit: tuple[float, ...] | None = None
+    untrained_error: float | None = None
 
 
 class Result(NamedTuple):

@@ -1,10 +1,12 @@
 """Folders of runs as trainings leave them, made by hand."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
 
 from experiments import config as configuration
+from experiments.colocalisation_settings import Settings
 from experiments.records import write_json
 from experiments.tables import cells as tables
 from experiments.tables.cells import Cell
@@ -47,8 +49,12 @@ def unfinished(folder: pathlib.Path, name: str, seed: int = 0) -> None:
 def _settings(folder: pathlib.Path, cell: Cell, seed: int) -> pathlib.Path:
     path = folder / cell.name / f"seed-{seed}"
     path.mkdir(parents=True)
-    config = configuration.replace(cell.config, {"seed": seed, "data_dir": "elsewhere"})
-    write_json(path / "config.json", configuration.to_dict(config))
+    places = {"seed": seed, "data_dir": "elsewhere"}
+    if isinstance(cell.config, Settings):
+        values = dataclasses.asdict(dataclasses.replace(cell.config, **places))
+    else:
+        values = configuration.to_dict(configuration.replace(cell.config, places))
+    write_json(path / "config.json", values)
     return path
 
 

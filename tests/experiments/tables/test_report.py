@@ -239,3 +239,23 @@ def test_data_for_pictures_that_are_gone(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: gone.npz: ")
     assert not (out / "table1.json").exists()
+
+
+def test_a_colocalisation_shows_what_its_run_drew_and_what_was_found_untrained(
+    write: Report, runs: pathlib.Path, out: pathlib.Path
+) -> None:
+    found = [{"digit": digit, "success": 90 + digit} for digit in range(10)]
+    made.run(runs, "colocalisation-tc", per_digit=found, error=5.5, untrained_error=18.25)
+    figures = runs / "colocalisation-tc" / "seed-0" / "figures"
+    figures.mkdir()
+    Image.new("L", (9, 9)).save(figures / "windows.png")
+    assert write("colocalisation") == 0
+    drawn = (figures / "windows.png").read_bytes()
+    assert (out / "colocalisation.png").read_bytes() == drawn
+    page = (out / "colocalisation.md").read_text()
+    assert "(colocalisation.png)" in page
+    assert "| 98 (89) | 99 (87) | 94.5 | 81.8 |" in page
+    shutil.rmtree(runs / "colocalisation-tc")
+    assert write("colocalisation") == 0
+    assert (out / "colocalisation.png").read_bytes() == drawn
+    assert (out / "colocalisation.md").read_text() == page
