@@ -38,7 +38,11 @@ def draw(path: str | os.PathLike[str], measured: Mapping[str, Any]) -> None:
     cells[-1, 0].set(ylabel="Changed predictions (%)")
     if has_frames:
         cells[0, 0].set(ylabel="Error of the frame")
-        cells[0, 0].legend(frameon=False, fontsize="small")
+        # Below the panels: every corner of them may hold a curve.
+        lines, labels = cells[0, 0].get_legend_handles_labels()
+        figure.legend(
+            lines, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small"
+        )
     for axes in cells.ravel():
         axes.grid(alpha=0.3)
     figure.suptitle(f"{measured['images']} test images, moved by known amounts", fontsize="medium")
