@@ -126,7 +126,7 @@ def _networks(rows: Sequence[Row]) -> list[Network]:
 
 def heading(distortion: str) -> str:
     """A distortion as tables name it."""
-    return distortion.upper() if distortion in DISTORTIONS else distortion
+    return distortion.upper() if distortion in (*DISTORTIONS, "t") else distortion
 
 
 def _error(result: Result | None, bold: bool) -> str:
