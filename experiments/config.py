@@ -1,15 +1,14 @@
-"""What can be set about a training run, and the presets. Imports no jax, so that `--help` is quick.
+"""What can be set about a training run. Imports no jax, so that `--help` is quick.
 
 Every field is a flag; `None` stands for a default that depends on other settings, as its help says.
 """
 
 import dataclasses
-import itertools
 import json
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -229,107 +228,6 @@ class Config:
 C = typing.TypeVar("C", bound=Config)
 
 
-class Preset(typing.NamedTuple):
-    """A configuration to start from, and a line for `--help`."""
-
-    summary: str
-    config: Config
-
-
-PRESETS: Mapping[str, Preset] = types.MappingProxyType(
-    {
-        "demo": Preset(
-            "rotation transformer on rotated, embedded digits; about a minute, no download",
-            Config(
-                Data(dataset="digits", distortion="r"),
-                Model(model="st_cnn", transform="rotation"),
-                Optimisation(epochs=60, learning_rate=2e-3),
-            ),
-        ),
-        "tutorial": Preset(
-            "PyTorch's tutorial: its network on plain MNIST (with momentum and cosine decay)",
-            Config(
-                Data(dataset="mnist", distortion="none"),
-                Model(model="tutorial"),
-                Optimisation(
-                    optimizer="sgd",
-                    learning_rate=0.01,
-                    epochs=20,
-                    batch_size=64,
-                ),
-            ),
-        ),
-        "rotation": Preset(
-            "rotation transformer on MNIST, rotated by up to 45 degrees",
-            Config(
-                Data(dataset="mnist", distortion="r", max_angle=45.0),
-                Model(model="st_cnn", transform="rotation"),
-                Optimisation(epochs=20, batch_size=128, learning_rate=2e-3),
-            ),
-        ),
-        "distorted": Preset(
-            "the paper's distorted MNIST: any --distortion, --model and --transform",
-            Config(
-                Data(dataset="mnist", distortion="rts"),
-                Model(model="st_cnn", transform="affine"),
-                # Without these three an affine frame may leave a large canvas in the first steps.
-                Optimisation(
-                    epochs=30,
-                    batch_size=128,
-                    learning_rate=2e-3,
-                    localisation_lr=5e-4,
-                    warmup=1.0,
-                    clip_norm=1.0,
-                ),
-            ),
-        ),
-        "gtsrb": Preset(
-            "German traffic signs, with transformers at the input and before the second block",
-            Config(
-                Data(
-                    dataset="gtsrb",
-                    distortion="none",
-                    augment_angle=10.0,
-                    augment_scale=1.15,
-                    augment_shift=2.0,
-                ),
-                Model(
-                    model="st_compact",
-                    transform="affine",
-                    placement="between",
-                    transformers=2,
-                    features=(32, 64, 128, 131),
-                    dropout=0.5,
-                ),
-                Optimisation(
-                    epochs=25,
-                    batch_size=128,
-                    learning_rate=2e-3,
-                    localisation_lr=5e-4,
-                    weight_decay=1e-2,
-                    warmup=1.0,
-                    clip_norm=1.0,
-                ),
-            ),
-        ),
-        "projection3d": Preset(
-            "MNIST as solids turned in volumes of 32^3, classified by a view that is learned",
-            Config(
-                Data(dataset="mnist", distortion="extruded"),
-                Model(model="st_projection_cnn", transform="affine_3d", output_size=24),
-                Optimisation(
-                    epochs=5,
-                    learning_rate=2e-3,
-                    localisation_lr=1e-3,
-                    warmup=0.5,
-                    clip_norm=1.0,
-                ),
-            ),
-        ),
-    }
-)
-
-
 # Of the distortions that scale: the smallest and the largest.
 DEFAULT_SCALES: Mapping[str, tuple[float, float]] = types.MappingProxyType(
     {"rts": (0.7, 1.2), "p": (0.75, 1.0), "e": (0.75, 1.0)}
@@ -387,7 +285,7 @@ def mesh_sizes(run: Run) -> dict[str, int]:
     names = [name for name, _, _ in pairs]
     ok = all(size.isascii() and size.isdecimal() and 0 < int(size) <= 4096 for _, _, size in pairs)
     ok = ok and set(names) <= set(MESH_AXES) and len(set(names)) == len(names)
-    _demand(ok, "--mesh", run.mesh, "of the form batch=4, member=4 or member=2,batch=4")
+    demand(ok, "--mesh", run.mesh, "of the form batch=4, member=4 or member=2,batch=4")
     return {name: int(size) for name, _, size in pairs}
 
 
@@ -407,7 +305,8 @@ def check(config: Config) -> None:
     _check_mesh(config)
 
 
-def _demand(ok: bool, name: str, given: object, allowed: str) -> None:
+def demand(ok: bool, name: str, given: object, allowed: str) -> None:
+    """Raises `ConfigError` with the one line that says what is wrong, unless all is well."""
     if not ok:
         raise ConfigError(f"{name} must be {allowed}; got {given}")
 
@@ -434,7 +333,7 @@ def _check_positive(config: Config) -> None:
         "--features": min(model.features or (1,)),
     }.items():
         ok = value is None or (math.isfinite(value) and value > 0)
-        _demand(ok, name, value, "positive")
+        demand(ok, name, value, "positive")
 
 
 def _check_ranges(config: Config) -> None:
@@ -451,20 +350,18 @@ def _check_ranges(config: Config) -> None:
         ("--warmup", optimisation.warmup, optimisation.epochs),
     ]:
         ok = value is None or 0 <= value < most
-        _demand(ok, name, value, "at least 0" + (f" and below {most}" if most < math.inf else ""))
-    _demand(
-        data.max_angle is None or data.max_angle <= 180, "--max-angle", data.max_angle, "<= 180"
-    )
-    _demand(0 <= optimisation.seed < 2**32, "--seed", optimisation.seed, "in 0 .. 2^32 - 1")
+        demand(ok, name, value, "at least 0" + (f" and below {most}" if most < math.inf else ""))
+    demand(data.max_angle is None or data.max_angle <= 180, "--max-angle", data.max_angle, "<= 180")
+    demand(0 <= optimisation.seed < 2**32, "--seed", optimisation.seed, "in 0 .. 2^32 - 1")
 
 
 def _check_data(data: Data) -> None:
     ok = 1 <= data.augment_scale < math.inf
-    _demand(ok, "--augment-scale", data.augment_scale, "at least 1")
+    demand(ok, "--augment-scale", data.augment_scale, "at least 1")
     if data.distortion in DEFAULT_SCALES:
         low, high = scales(data)
-        _demand(low <= high, "--min-scale", low, f"at most --max-scale, {high}")
-    _demand(
+        demand(low <= high, "--min-scale", low, f"at most --max-scale, {high}")
+    demand(
         (data.data_file is not None) == (data.dataset == "npz"),
         "--data-file",
         data.data_file,
@@ -473,35 +370,35 @@ def _check_data(data: Data) -> None:
 
 
 def _check_model(model: Model) -> None:
-    _demand(model.features != (), "--features", "none", "at least one number")
+    demand(model.features != (), "--features", "none", "at least one number")
     layers = CONVOLUTIONAL.get(model.model.removeprefix("st_").removeprefix("projection_"))
-    _demand(
+    demand(
         model.features is None or layers is None or len(model.features) == layers,
         "--features",
         model.features,
         f"{layers} numbers with --model {model.model}",
     )
-    _demand(min(model.control_points) >= 2, "--control-points", model.control_points, "at least 2")
+    demand(min(model.control_points) >= 2, "--control-points", model.control_points, "at least 2")
     if model.model in WITH_TRANSFORMER:
         _check_placement(model)
 
 
 def _check_placement(model: Model) -> None:
     """Raises `ConfigError` where transformers cannot stand as is said."""
-    _demand(
+    demand(
         model.placement != "input" or model.transformers == 1,
         "--placement",
         model.placement,
         f"series, parallel or between where --transformers is {model.transformers}",
     )
-    _demand(
+    demand(
         model.placement != "between" or model.model in BLOCKS,
         "--placement between",
         f"--model {model.model}",
         f"with --model {' or '.join(BLOCKS)}, which have convolution blocks",
     )
     blocks = BLOCKS.get(model.model, 0)
-    _demand(
+    demand(
         model.placement != "between" or model.transformers <= blocks,
         "--transformers",
         model.transformers,
@@ -513,33 +410,33 @@ def _check_volumes(config: Config) -> None:
     """Raises `ConfigError` where volumes meet what is made for images, or images the other."""
     data, model = config.data, config.model
     in_space = data.distortion in VOLUMES
-    _demand(
+    demand(
         in_space == (model.model in PROJECTING),
         "--model",
         model.model,
         f"{'' if in_space else 'none of '}{', '.join(PROJECTING)} with --distortion "
         f"{data.distortion}",
     )
-    _demand(
+    demand(
         in_space == (model.transform in TRANSFORMS_3D) or model.model in WITHOUT_TRANSFORMER,
         "--transform",
         model.transform,
         f"{'' if in_space else 'none of '}{', '.join(TRANSFORMS_3D)} with --model {model.model}",
     )
-    _demand(
+    demand(
         not in_space or data.normalisation == "channel",
         "--normalisation",
         data.normalisation,
         f"channel with --distortion {data.distortion}",
     )
-    _demand(
+    demand(
         not (in_space and config.run.diagnostics),
         "--diagnostics",
         "it",
         f"left out with --distortion {data.distortion}, being meant for images",
     )
     allowed = ("auto", "fcn", "volume") if in_space else ("auto", "fcn", "cnn", "tutorial")
-    _demand(
+    demand(
         model.localisation in allowed,
         "--localisation",
         model.localisation,
@@ -548,14 +445,14 @@ def _check_volumes(config: Config) -> None:
 
 
 def _check_run(run: Run) -> None:
-    _demand(
+    demand(
         run.run_dir is not None or run.resume == "never",
         "--resume",
         run.resume,
         "given together with --run-dir, the folder of the run to continue",
     )
     joined = (run.coordinator, run.num_processes, run.process_id)
-    _demand(
+    demand(
         None not in joined or set(joined) == {None},
         "--coordinator",
         run.coordinator,
@@ -564,21 +461,21 @@ def _check_run(run: Run) -> None:
     if run.coordinator is not None:
         host, _, port = run.coordinator.rpartition(":")
         ok = bool(host) and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16
-        _demand(ok, "--coordinator", run.coordinator, "of the form HOST:PORT")
+        demand(ok, "--coordinator", run.coordinator, "of the form HOST:PORT")
         count = run.num_processes or 0
-        _demand(count > 0, "--num-processes", run.num_processes, "positive")
+        demand(count > 0, "--num-processes", run.num_processes, "positive")
         ok = run.process_id in range(count)
-        _demand(ok, "--process-id", run.process_id, f"in 0 .. {count - 1}")
+        demand(ok, "--process-id", run.process_id, f"in 0 .. {count - 1}")
 
 
 def _check_mesh(config: Config) -> None:
     sizes, batch_size = mesh_sizes(config.run), config.optimisation.batch_size
     count = sizes.get("batch", 1)
-    _demand(
+    demand(
         batch_size % count == 0, "--batch-size", batch_size, f"a multiple of --mesh batch={count}"
     )
     processes = config.run.num_processes or 1
-    _demand(
+    demand(
         not sizes or math.prod(sizes.values()) % processes == 0,
         "--mesh",
         config.run.mesh,
@@ -586,40 +483,15 @@ def _check_mesh(config: Config) -> None:
     )
 
 
-def _check_meant(config: Config, preset: Config) -> None:
-    """Raises `ConfigError` for the first setting that was given and would do nothing.
-
-    What the preset itself sets is not the user's: it may be idle beside what the user changes.
-    """
-    given, defaults = _settings(config), _settings(preset)
-    for name, (other, values) in MEANT_FOR.items():
-        _demand(
-            given[name] == defaults[name] or is_meant(config, name),
-            flag(name),
-            given[name],
-            f"left out with {flag(other)} {given[other]}, being meant for {', '.join(values)}",
-        )
-
-
 def is_meant(config: Config, name: str) -> bool:
     """Whether a setting means something beside the others."""
     other, values = MEANT_FOR.get(name, (name, None))
-    return values is None or _settings(config)[other] in values
+    return values is None or by_name(config)[other] in values
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def by_name(config: Config) -> dict[str, Any]:
     """Every setting by its name, which is of one group only."""
     return {name: value for group in vars(config).values() for name, value in vars(group).items()}
-
-
-def _check_preset_first(arguments: list[str]) -> None:
-    """Raises `ConfigError` where a preset's name stands elsewhere, and not as a flag's value."""
-    names = ("figures", "diagnostics", "align-corners", "keep-aspect")
-    switches = [f"--{no}{name}" for name in names for no in ("", "no-")]
-    for before, word in itertools.pairwise(arguments):
-        is_value = before.startswith("-") and "=" not in before and before not in switches
-        ok = word not in PRESETS or is_value
-        _demand(ok, "PRESET", f"{word} after {before}", "the first argument")
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -661,7 +533,7 @@ def replace(config: C, settings: Mapping[str, Any]) -> C:
 
 def setting(config: Config, name: str) -> Any:
     """The value of a setting, given by its name."""
-    return _settings(config)[name]
+    return by_name(config)[name]
 
 
 def differences(a: Config, b: Config) -> list[str]:
@@ -673,61 +545,3 @@ def differences(a: Config, b: Config) -> list[str]:
         for name in left[group]
         if name not in LOCATIONS and left[group][name] != right[group][name]
     ]
-
-
-def parse(
-    arguments: list[str],
-    program: str,
-    kind: type[C] = Config,
-    check: Callable[[C], None] = check,
-) -> tuple[str, C]:
-    """Reads `[PRESET] [flags]`: the preset's name and the configuration.
-
-    Args:
-        arguments: what stands after the program.
-        program: how it is called.
-        kind: `Config`, or one with more groups of flags, which have defaults.
-        check: raises `ConfigError` for the first setting that makes no sense.
-
-    Raises:
-        ConfigError: on settings that make no sense, or that would do nothing.
-    """
-    given, name = arguments, "demo"
-    if arguments and not arguments[0].startswith("-"):
-        name, arguments = arguments[0], arguments[1:]
-    if name not in PRESETS:
-        raise ConfigError(f"PRESET must be one of {', '.join(PRESETS)}; got {name}")
-    _check_preset_first(given)
-    listing = "\n\n".join(f"{key}: {preset.summary}." for key, preset in PRESETS.items())
-    preset = PRESETS[name].config
-    config = tyro.cli(
-        tyro.conf.OmitArgPrefixes[kind],
-        prog=f"{program} {name}",
-        description=(
-            f"{kind.__doc__}\n\nUsage: {program} [PRESET] [flags]. Presets (demo, if none is "
-            f"named):\n\n{listing}\n\nThe defaults below are those of {name}."
-        ),
-        args=arguments,
-        default=kind(preset.data, preset.model, preset.optimisation, preset.run),
-    )
-    check(config)
-    _check_meant(config, preset)
-    return name, config
-
-
-def to_arguments(preset: str, config: Config) -> list[str]:
-    """`[PRESET] [flags]` from which `parse` makes this configuration, but for where it is written.
-
-    A setting that means nothing beside the others is left at the preset's.
-    """
-    defaults, arguments = PRESETS[preset].config, [preset]
-    for group in (config.data, config.model, config.optimisation):
-        for name, value in vars(group).items():
-            if value == _settings(defaults)[name] or not is_meant(config, name):
-                continue
-            if isinstance(value, bool):
-                arguments.append(flag(name) if value else flag(f"no_{name}"))
-            else:
-                values = value if isinstance(value, tuple) else (value,)
-                arguments += [flag(name), *map(str, values)]
-    return arguments

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from experiments import command_line, run_folder, stopping
 from experiments import config as configuration
-from experiments import run_folder, stopping
 from experiments.config import Config, ConfigError
 from experiments.exits import exit_code, fail
 from experiments.records import Lines, RunError, provenance, read_epochs, write_json, writing
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
 
     def command() -> None:
-        preset, config = configuration.parse(given, "python -m experiments.train")
+        preset, config = command_line.parse(given, "python -m experiments.train")
         line = shlex.join(["python", "-m", "experiments.train", *given])
         if "member" in configuration.mesh_sizes(config.run):
             raise ConfigError(f"--mesh must spread batches, as batch=N does; got {config.run.mesh}")

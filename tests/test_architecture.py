@@ -34,6 +34,8 @@ ALLOWED = {
     "stn_jax.population": (*LEAVES, "stn_jax.training"),
     "experiments": ("stn_jax",),
     "experiments.config": (),
+    "experiments.presets": ("experiments.config",),
+    "experiments.command_line": ("experiments.config", "experiments.presets"),
     "experiments.members": ("experiments.config",),
     "experiments.datasets": (),
     "experiments.figures": (),

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from experiments import config
+from experiments import command_line
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
 
@@ -29,7 +29,7 @@ COMMANDS = re.findall(r"^python -m experiments\.train(.*?)(?: #.*)?$", README, r
 def test_commands_parse(command: str) -> None:
     arguments = shlex.split(command)
     if "--help" not in arguments:
-        config.parse(arguments, "python -m experiments.train")
+        command_line.parse(arguments, "python -m experiments.train")
 
 
 def test_files_it_names_exist() -> None:

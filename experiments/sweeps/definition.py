@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
+from experiments import command_line
 from experiments import config as configuration
 from experiments.config import Config, ConfigError, Run
 from experiments.sweeps import space as search
@@ -106,7 +107,7 @@ def best(definition: Definition, trials: Sequence[FrozenTrial]) -> Best | None:
     trial = min(complete, key=lambda trial: (trial.value, trial.number))
     found = search.settings(definition.space, trial.params)
     config = configuration.replace(definition.base, found)
-    arguments = configuration.to_arguments(definition.preset, config)
+    arguments = command_line.to_arguments(definition.preset, config)
     command = shlex.join(["python", "-m", "experiments.train", *arguments])
     return Best(trial, trial.user_attrs["outcome"]["errors"], config, command)
 

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from rich.console import Console
 from rich.table import Table
 
-from experiments import config as configuration
+from experiments import command_line
 from experiments.config import ConfigError
 from experiments.records import RunError, write_atomically, writing
 from experiments.sweeps import definition as definitions
@@ -352,7 +352,7 @@ def _table(rows: Sequence[Row], definition: Definition, best: Best | None) -> st
 
 def _settings(definition: Definition) -> str:
     """What was searched, how, and from where."""
-    arguments = configuration.to_arguments(definition.preset, definition.base)
+    arguments = command_line.to_arguments(definition.preset, definition.base)
     listed = {
         **search.to_specs(definition.space),
         **{name: str(value) for name, value in definition.options.items() if name != "heartbeat"},

@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from experiments import command_line
 from experiments import config as configuration
-from experiments.config import PRESETS, Config, ConfigError, OptionalInt, OptionalStr
+from experiments.config import Config, ConfigError, OptionalInt, OptionalStr
+from experiments.presets import PRESETS
 
 PROGRAM = "python -m experiments.sweep"
 
@@ -89,7 +91,7 @@ def parse(arguments: list[str]) -> tuple[str, SweepConfig]:
             f"the first argument must be report, or a PRESET: {', '.join(PRESETS)}; "
             f"got {arguments[0]}"
         )
-    return configuration.parse(arguments, PROGRAM, SweepConfig, _check)
+    return command_line.parse(arguments, PROGRAM, SweepConfig, _check)
 
 
 def parse_report(arguments: list[str]) -> Report:

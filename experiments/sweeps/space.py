@@ -15,7 +15,6 @@ from experiments import config as configuration
 from experiments.config import (
     LOCATIONS,
     MEANT_FOR,
-    PRESETS,
     C,
     Config,
     ConfigError,
@@ -25,6 +24,7 @@ from experiments.config import (
     flag,
     is_meant,
 )
+from experiments.presets import PRESETS
 
 if typing.TYPE_CHECKING:
     import optuna

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from experiments import config as configuration
+from experiments import presets
 from experiments.colocalisation_settings import BUDGETS, Settings
 from experiments.config import Config, ConfigError
 from experiments.tables import published
@@ -263,7 +264,7 @@ _SIGN_UNITS = (312, 300, 131, 87)
 
 def gtsrb(budget: Budget) -> list[Cell]:
     """Traffic signs: no transformer, one at the input, others before the next convolutions."""
-    start = configuration.PRESETS["gtsrb"].config
+    start = presets.PRESETS["gtsrb"].config
     settings: dict[str, Any] = {"quick": {"dataset": "digits", "epochs": 1, "warmup": 0.5}}.get(
         budget, {}
     )
@@ -304,7 +305,7 @@ def colocalisation(budget: Budget) -> list[Cell]:
 
 def projection3d(budget: Budget) -> list[Cell]:
     """Appendix A.3: solids turned in volumes, seen along a fixed axis or along a learned one."""
-    start = configuration.PRESETS["projection3d"].config
+    start = presets.PRESETS["projection3d"].config
     settings: dict[str, Any] = {}
     if budget == "quick":
         settings = {"dataset": "digits", "epochs": 1}

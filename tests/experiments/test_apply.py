@@ -129,7 +129,7 @@ def test_the_data_are_not_needed_but_for_runs_that_do_not_describe_them(
 
 def untrained_run(folder: pathlib.Path, arguments: list[str], *settings: object) -> pathlib.Path:
     """The folder of a run that was stopped before its first step."""
-    _, settings_of_run = config.parse([*arguments, *map(str, settings)], "train")
+    _, settings_of_run = command_line.parse([*arguments, *map(str, settings)], "train")
     made = setup.build(settings_of_run)
     folder.mkdir()
     records.write_json(folder / "config.json", config.to_dict(settings_of_run))

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from experiments import command_line, train
 from experiments import config as configuration
-from experiments import train
-from experiments.config import PRESETS, Config, ConfigError
+from experiments.config import Config, ConfigError
+from experiments.presets import PRESETS
 
 GROUPS = {field.name: type(field.default) for field in dataclasses.fields(Config)}
 FIELDS = {
@@ -46,7 +47,7 @@ def in_an_empty_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def parse(*arguments: str) -> Config:
-    return configuration.parse(list(arguments), "train")[1]
+    return command_line.parse(list(arguments), "train")[1]
 
 
 # What the presets and the flags mean.
@@ -61,8 +62,8 @@ def test_presets_are_sound_and_survive_json(name: str) -> None:
 
 
 def test_the_demo_is_the_default() -> None:
-    assert configuration.parse([], "train") == ("demo", PRESETS["demo"].config)
-    assert configuration.parse(["--seed", "3"], "train")[0] == "demo"
+    assert command_line.parse([], "train") == ("demo", PRESETS["demo"].config)
+    assert command_line.parse(["--seed", "3"], "train")[0] == "demo"
 
 
 def test_the_tutorial_is_pytorchs() -> None:
@@ -129,7 +130,7 @@ def test_a_presets_name_may_be_a_value() -> None:
 
 
 def test_a_preset_of_several_transformers_may_have_none() -> None:
-    _, config = configuration.parse(["gtsrb", "--model", "compact"], "train")
+    _, config = command_line.parse(["gtsrb", "--model", "compact"], "train")
     assert configuration.from_dict(configuration.to_dict(config)) == config
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import command_line, devices, records, train
 from experiments import config as configuration
-from experiments import devices, records, train
 from experiments.config import Run, mesh_sizes
 from experiments.records import RunError
 from experiments.stopping import Stop
@@ -57,7 +57,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 from experiments import config, devices, experiment, preparation
 from experiments.train import compile_programs
 
-made = experiment.build(config.parse(sys.argv[1:], "train")[1])
+made = experiment.build(command_line.parse(sys.argv[1:], "train")[1])
 start, data = experiment.initial_state(made), preparation.as_batch(made.dataset.train)
 for count in (1, 2, 4, 8):
     programs = compile_programs(made, devices.make_mesh({"batch": count}))
@@ -158,7 +158,7 @@ def test_a_mesh_that_makes_no_sense_is_named(mesh: str) -> None:
     with pytest.raises(
         configuration.ConfigError, match=f"--mesh must be .*; got {re.escape(mesh)}"
     ):
-        configuration.parse(["demo", "--mesh", mesh], "train")
+        command_line.parse(["demo", "--mesh", mesh], "train")
 
 
 JOINED = "--coordinator localhost:1 --num-processes 2 --process-id"
@@ -180,7 +180,7 @@ JOINED = "--coordinator localhost:1 --num-processes 2 --process-id"
 )
 def test_devices_that_make_no_sense_are_named(settings: str, error: str) -> None:
     with pytest.raises(configuration.ConfigError, match=error):
-        configuration.parse(["demo", *settings.split()], "train")
+        command_line.parse(["demo", *settings.split()], "train")
 
 
 def test_more_devices_than_there_are_are_named() -> None:
@@ -221,6 +221,6 @@ def test_a_signal_while_processes_agree_is_not_lost(monkeypatch: pytest.MonkeyPa
 
 
 def test_where_it_runs_is_no_other_run() -> None:
-    plain = configuration.parse(["demo"], "train")[1]
-    spread = configuration.parse(["demo", "--mesh", "batch=2"], "train")[1]
+    plain = command_line.parse(["demo"], "train")[1]
+    spread = command_line.parse(["demo", "--mesh", "batch=2"], "train")[1]
     assert configuration.differences(plain, spread) == []

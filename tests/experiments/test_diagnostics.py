@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import config as configuration
-from experiments import diagnostics, diagnostics_figure
+from experiments import command_line, diagnostics, diagnostics_figure
 from experiments import experiment as setup
 from experiments.config import Config, Data, Model, Optimisation
 from experiments.experiment import Experiment
@@ -147,7 +146,7 @@ def test_a_run_has_them_on_request(
 def test_a_network_without_a_transformer_has_predictions_only(
     tiny: list[str], tmp_path: pathlib.Path
 ) -> None:
-    made = setup.build(configuration.parse([*tiny, "--model", "fcn"], "train")[1])
+    made = setup.build(command_line.parse([*tiny, "--model", "fcn"], "train")[1])
     found = diagnostics.measure(made, setup.initial_state(made).params)
     assert found.keys() == {"images", "changed", "kl", "by_amount"}
     diagnostics_figure.draw(tmp_path / "a.png", found)

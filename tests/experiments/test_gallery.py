@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 import stn_jax
-from experiments import config as configuration
+from experiments import command_line, figures, gallery, preparation, records, run_folder
 from experiments import experiment as setup
-from experiments import figures, gallery, preparation, records, run_folder
 from experiments.config import Config, Data, Model, Optimisation
 from experiments.experiment import Experiment
 from stn_jax import transforms
@@ -299,7 +298,7 @@ def test_pictures_of_other_placements(
         monkeypatch.setattr(
             figures, name, lambda path, *values, **_: drawn.setdefault(path.name, values)
         )
-    made = setup.build(configuration.parse([*tiny, *settings.split()], "train")[1])
+    made = setup.build(command_line.parse([*tiny, *settings.split()], "train")[1])
     with keeping_compiled(compiled):
         params = setup.initial_state(made).params
         thetas = gallery.Probe(made).theta(params)

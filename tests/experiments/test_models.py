@@ -10,9 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from experiments import command_line, models
 from experiments import config as configuration
 from experiments import experiment as setup
-from experiments import models
 from experiments.config import Model, Optimisation
 from stn_jax import training, transforms
 from stn_jax.nn import CNN, Projection, SpatialTransformerNetwork, is_localisation
@@ -342,7 +342,7 @@ def test_warmup_rises_from_zero_and_leaves_the_schedule_the_rest(schedule: str) 
     ],
 )
 def test_settings_that_do_not_fit_the_images(arguments: str, message: str) -> None:
-    _, config = configuration.parse(arguments.split(), "train")
+    _, config = command_line.parse(arguments.split(), "train")
     with pytest.raises(configuration.ConfigError) as error:
         setup.initial_state(setup.build(config))
     assert str(error.value).startswith(message)

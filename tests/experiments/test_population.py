@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments import (
+    command_line,
+    datasets,
+    devices,
+    experiment,
+    members,
+    population,
+    preparation,
+)
 from experiments import config as configuration
-from experiments import datasets, devices, experiment, members, population, preparation
 from experiments.config import Config
 from experiments.population import Record
 from experiments.train import compile_programs
@@ -17,7 +25,7 @@ from tests.experiments.conftest import keeping_compiled
 
 
 def parsed(*arguments: str) -> Config:
-    return configuration.parse(list(arguments), "train")[1]
+    return command_line.parse(list(arguments), "train")[1]
 
 
 def with_(config: Config, **numbers: Any) -> Config:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from experiments import command_line, gallery
 from experiments import config as configuration
 from experiments import experiment as setup
-from experiments import gallery
 
 SOLIDS = "--canvas 10 --features 2 2 --batch-size 6 --epochs 1"
 
@@ -38,14 +38,14 @@ def test_of_a_fixed_view_only_the_input_is_drawn(
     arguments: list[str], tmp_path: pathlib.Path
 ) -> None:
     fixed = [*arguments, "--model", "projection_cnn", "--canvas", "24"]
-    made = setup.build(configuration.parse(fixed, "train")[1])
+    made = setup.build(command_line.parse(fixed, "train")[1])
     gallery.draw(tmp_path, made, setup.initial_state(made).params)
     drawn = {path.name for path in (tmp_path / "figures").iterdir()}
     assert drawn == {"curves.png", "sides.png"}
 
 
 def test_the_background_is_zero_and_views_are_sums(arguments: list[str]) -> None:
-    made = setup.build(configuration.parse(arguments, "train")[1])
+    made = setup.build(command_line.parse(arguments, "train")[1])
     assert made.normalisation.background == (0.0,)
     images = gallery.test_images(made, 3)
     assert images.shape == (3, 10, 10, 10, 1)
@@ -65,6 +65,6 @@ def test_the_share_outside_is_of_all_three_axes() -> None:
 
 
 def test_a_canvas_that_is_too_small_is_named(arguments: list[str]) -> None:
-    config = configuration.parse([*arguments, "--canvas", "8"], "train")[1]
+    config = command_line.parse([*arguments, "--canvas", "8"], "train")[1]
     with pytest.raises(configuration.ConfigError, match="--canvas must be at least 9 on each axis"):
         setup.initial_state(setup.build(config))

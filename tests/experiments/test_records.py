@@ -19,9 +19,9 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 import stn_jax
+from experiments import command_line, gallery, models, records, train
 from experiments import config as configuration
 from experiments import experiment as setup
-from experiments import gallery, models, records, train
 from experiments.checkpoints import Checkpoints
 from experiments.records import Lines, RunError, read_lines
 
@@ -50,7 +50,7 @@ def lines(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def test_config_is_the_command(finished: pathlib.Path, tiny: list[str]) -> None:
     found = configuration.from_dict(json.loads((finished / "config.json").read_text()))
-    _, expected = configuration.parse([*tiny, "--run-dir", str(finished)], "train")
+    _, expected = command_line.parse([*tiny, "--run-dir", str(finished)], "train")
     assert found == expected
 
 
@@ -339,7 +339,7 @@ def test_images_without_contrast_are_shown(tmp_path: pathlib.Path, tiny: list[st
     labels = np.arange(20) % 2
     grey = np.full((20, 9, 9), 7, np.uint8)
     np.savez(path, x_train=grey, y_train=labels, x_test=grey, y_test=labels)
-    _, config = configuration.parse([*tiny, "--data-file", str(path), "--distortion", "e"], "train")
+    _, config = command_line.parse([*tiny, "--data-file", str(path), "--distortion", "e"], "train")
     experiment = setup.build(config)
     probe = gallery.Probe(experiment)
     probe.images = jnp.zeros_like(probe.images)

@@ -13,7 +13,7 @@ import pytest
 
 from experiments import config as configuration
 from experiments import run_folder, train
-from experiments.config import PRESETS
+from experiments.presets import PRESETS
 from experiments.records import RunError
 
 pytestmark = pytest.mark.usefixtures("untrained")

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments import command_line, sweep
 from experiments import config as configuration
-from experiments import sweep
-from experiments.config import PRESETS, Config, ConfigError, to_arguments
+from experiments.command_line import to_arguments
+from experiments.config import Config, ConfigError
+from experiments.presets import PRESETS
 from experiments.sweeps import settings, space
 from tests.experiments.sweeps.conftest import ROOT
 
@@ -209,7 +211,7 @@ def test_a_configuration_is_a_command_line(preset: str, data: st.DataObject) -> 
         except ConfigError:
             continue
         config = changed
-    parsed = configuration.parse(to_arguments(preset, config), "train")
+    parsed = command_line.parse(to_arguments(preset, config), "train")
     idle = {
         name: configuration.setting(PRESETS[preset].config, name)
         for name in VALUES

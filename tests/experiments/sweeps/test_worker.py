@@ -17,8 +17,8 @@ import pytest
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
+from experiments import command_line, run_folder, sweep
 from experiments import config as configuration
-from experiments import run_folder, sweep
 from experiments.config import Config, ConfigError
 from experiments.records import RunError
 from experiments.sweeps.storages import DATABASE, LOCK, Mutex, Place, connect, load
@@ -56,7 +56,7 @@ def test_a_sweep_ends_with_the_best_as_a_command(
     assert command == record["command"]
     python, dash_m, module, *arguments = shlex.split(command)
     assert (python, dash_m, module) == ("python", "-m", "experiments.train")
-    assert configuration.parse(arguments, "train")[1] == config
+    assert command_line.parse(arguments, "train")[1] == config
     stored = json.loads((folder / "sweep.json").read_text())
     assert stored["space"] == {
         "learning_rate": "log:0.0001..1.0",
@@ -264,7 +264,7 @@ def test_a_training_run_is_not_continued_in_a_sweeps_folder(
     assert search("--trials", 1) == 0
     given = ["demo", "--epochs", "4", "--run-dir", str(folder), "--resume", "auto"]
     with pytest.raises(RunError, match="is not a run folder and not empty; it holds "):
-        run_folder.claim(folder, configuration.parse(given, "train")[1])
+        run_folder.claim(folder, command_line.parse(given, "train")[1])
 
 
 def test_a_trial_whose_last_loss_is_not_finite_is_not_complete(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments import command_line
 from experiments import config as configuration
 from experiments.config import Config
 from experiments.stopping import Stop, Stopped
@@ -20,7 +21,7 @@ FILES = ("config.json", "metrics.jsonl", "summary.json")
 
 @pytest.fixture
 def cell(tiny: list[str]) -> Cell:
-    config = configuration.parse([*tiny, "--epochs", "2", "--no-figures"], "train")[1]
+    config = command_line.parse([*tiny, "--epochs", "2", "--no-figures"], "train")[1]
     return Cell("tiny", "st_fcn", "rotation", "r", config)
 
 
