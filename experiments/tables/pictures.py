@@ -23,7 +23,7 @@ SHOWN = 4  # images of a panel
 NETWORKS: Mapping[TableName, tuple[str, ...]] = {
     "table1": ("st_cnn",),
     "addition": ("2x_st_fcn",),
-    "transforms": ("st_cnn",),
+    "transforms": ("st_fcn",),
     "ours": ("st_compact",),
     "gtsrb": ("1x_st_compact", "2x_st_compact", "3x_st_compact"),
 }

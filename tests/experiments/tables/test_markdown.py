@@ -116,11 +116,12 @@ def test_of_runs_that_diverged_no_origin_is_invented() -> None:
 
 
 def test_a_smoke_is_not_compared_with_the_paper() -> None:
-    cells = {"r-st_cnn-affine": result(0.1), "r-st_cnn-projective": result(0.2)}
-    for table in ("table1", "transforms"):
+    for table, model, published in (("table1", "st_cnn", "0.7"), ("transforms", "st_fcn", "1.2")):
+        cells = {f"r-{model}-affine": result(0.1), f"r-{model}-projective": result(0.2)}
+        assert f"({published})" in page(table, cells)
         text = page(table, cells, "quick")
-        assert matrix(text)["st_cnn", "affine"][0] == "0.10"
-        assert "(0.7)" not in text
+        assert matrix(text)[model, "affine"][0] == "0.10"
+        assert f"({published})" not in text
         assert "Which transformation" not in text
 
 
@@ -128,12 +129,12 @@ def test_a_smoke_is_not_compared_with_the_paper() -> None:
 
 
 def test_the_best_of_each_column_is_bold() -> None:
-    found = {"r-st_cnn-rotation": 0.8, "r-st_cnn-affine": 0.6, "r-st_cnn-projective": 0.6}
-    found |= {"p-st_cnn-rotation": 5.0}
+    found = {"r-st_fcn-rotation": 0.8, "r-st_fcn-affine": 0.6, "r-st_fcn-projective": 0.6}
+    found |= {"p-st_fcn-rotation": 5.0}
     entries = matrix(page("transforms", {name: result(error) for name, error in found.items()}))
-    assert entries["st_cnn", "rotation"] == ["0.80", "–", "**5.00**", "–", "–"]  # noqa: RUF001
-    assert entries["st_cnn", "affine"][0] == "**0.60** (0.7)"
-    assert entries["st_cnn", "projective"][0] == "**0.60** (0.8)"
+    assert entries["st_fcn", "rotation"] == ["0.80", "–", "**5.00**", "–", "–"]  # noqa: RUF001
+    assert entries["st_fcn", "affine"][0] == "**0.60** (1.2)"
+    assert entries["st_fcn", "projective"][0] == "**0.60** (1.3)"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_the_best_of_each_column_is_bold() -> None:
 def test_the_cheapest_within_noise_is_advised(
     errors: dict[str, float], best: str, cheapest: str
 ) -> None:
-    found = {f"r-st_cnn-{name}": result(error) for name, error in errors.items()}
+    found = {f"r-st_fcn-{name}": result(error) for name, error in errors.items()}
     lines = markdown.advice(rows("transforms", found))
     (line,) = [line for line in lines if line.startswith("| R |")]
     counted = r" % \(\d+ in theta\) \| "
