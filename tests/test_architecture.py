@@ -87,7 +87,8 @@ def test_only_nn_imports_flax_and_the_core_is_pure(name: str) -> None:
         assert roots.isdisjoint({"os", "pathlib", "time", "random", "logging", "argparse", "tyro"})
         if not within(name, "stn_jax.nn"):
             assert "flax" not in roots
-    no_jax = ("config", "figures", "datasets", "sweeps", "tables.results", "tables.folders")
+    no_jax = ("config", "presets", "command_line", "figures", "datasets", "sweeps")
+    no_jax += ("tables.cells", "tables.results", "tables.folders")
     if any(within(name, f"experiments.{each}") for each in no_jax):
         assert roots.isdisjoint({"jax", "flax", "stn_jax"})
 

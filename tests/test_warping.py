@@ -1,5 +1,7 @@
 """Grid generation and sampling in one: what `spatial_transform` adds to its parts."""
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -99,26 +101,44 @@ def test_errors(unchecked: None) -> None:
         stn_jax.spatial_transform(image, jnp.zeros(1), transforms.rotation, fill=(1.0, 2.0))
 
 
+def affine_by_quarters(quarters: np.ndarray, h: int, w: int) -> np.ndarray:
+    """Thetas whose entries are quarters of pixels."""
+    columns = [quarters[0], quarters[1] * h / w, quarters[2] / w]
+    columns += [quarters[3] * w / h, quarters[4], quarters[5] / h]
+    return np.stack(columns, axis=1)
+
+
+def spline_by_quarters(quarters: np.ndarray, h: int, w: int) -> np.ndarray:
+    """Thetas that shift the whole image by quarters of pixels."""
+    return np.tile(np.stack([2 * quarters[0] / w, 2 * quarters[1] / h], axis=1), (1, 16))
+
+
 @pytest.mark.parametrize("shape", [(41, 37), (28, 28), (60, 60)])
-def test_indices_and_weights_agree_on_whole_positions(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("transform", "make"),
+    [
+        (transforms.affine, affine_by_quarters),
+        (transforms.thin_plate_spline((4, 4)), spline_by_quarters),
+    ],
+)
+def test_indices_and_weights_agree_on_whole_positions(
+    transform: transforms.Transform,
+    make: Callable[[np.ndarray, int, int], np.ndarray],
+    shape: tuple[int, int],
+) -> None:
     """Thetas that send pixels to whole and half pixels: a rounding apart is a pixel apart.
 
     Compiled for a batch, with its gradients, positions are computed in several kernels.
     """
     h, w = shape
     rng = np.random.default_rng(0)
-    quarters = rng.integers(-8, 9, (6, 256)) / 4
-    columns = [quarters[0], quarters[1] * h / w, quarters[2] / w]
-    columns += [quarters[3] * w / h, quarters[4], quarters[5] / h]
-    thetas = np.stack(columns, axis=1)
+    thetas = make(rng.integers(-8, 9, (6, 256)) / 4, h, w)
     images, cotangents = rng.normal(size=(2, 256, h, w, 1))
 
     @jax.jit
     def sample(images: jax.Array, thetas: jax.Array) -> tuple[jax.Array, jax.Array]:
         def warp(images: jax.Array) -> jax.Array:
-            return jax.vmap(lambda i, t: stn_jax.spatial_transform(i, t, transforms.affine))(
-                images, thetas
-            )
+            return jax.vmap(lambda i, t: stn_jax.spatial_transform(i, t, transform))(images, thetas)
 
         output, pull_back = jax.vjp(warp, images)
         return output, pull_back(jnp.asarray(cotangents, output.dtype))[0]

@@ -43,6 +43,8 @@ def draw(
 ) -> str | None:
     """Draws the picture of a table, unless the one that is there shows more; says so then.
 
+    Of tables whose runs draw it themselves, the newest takes the place of what is there.
+
     Args:
         path: of the picture.
         table: the table.
@@ -55,7 +57,8 @@ def draw(
         DatasetError: if the data cannot be had.
     """
     if table in DRAWN:
-        return _copy(path, *DRAWN[table], cells, folder)
+        _copy(path, *DRAWN[table], cells, folder)
+        return None
     models = NETWORKS.get(table, ())
     pictured = [cell for cell in cells if cell.model in models]
     found = {cell.name: _drawable(cell, folder) for cell in pictured}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import stn_jax
-from experiments import apply, checkpoints, config, image_files, records, restored
+from experiments import apply, checkpoints, command_line, config, image_files, records, restored
 from experiments import experiment as setup
 from experiments.image_files import ImageError
 from tests.experiments.conftest import keeping_compiled, save_npz

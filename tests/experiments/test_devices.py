@@ -54,7 +54,7 @@ ON_DEVICES = r"""
 import json, re, sys
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-from experiments import config, devices, experiment, preparation
+from experiments import command_line, devices, experiment, preparation
 from experiments.train import compile_programs
 
 made = experiment.build(command_line.parse(sys.argv[1:], "train")[1])
