@@ -341,7 +341,7 @@ LAYOUTS: Mapping[TableName, Layout] = {
         *_PAPER,
         choices=(
             "The second digit is another of the batch; all pairs of digits may meet.",
-            "Localisation networks learn at 2.5e-4: at 7.5e-4, as on RTS, frames left the image.",
+            "A tenth of the epochs is warm-up: with less, frames leave the image.",
             *_DISTORTED[2:4],
             _UNEQUAL,
         ),
