@@ -184,10 +184,9 @@ def transforms(budget: Budget) -> list[Cell]:
 def addition(budget: Budget) -> list[Cell]:
     """Appendix A.1: two digits, each distorted on its own channel, of which the sum is known."""
     plain = {"fcn": {"features": (256, 256)}, "cnn": {"features": (32, 32)}}
-    # A sum tells little of a digit at first. After half an epoch of warm-up, and at 7.5e-4 as on
-    # RTS, all samples of two affine transformers were outside the image and nothing was learned; at
-    # 2.5e-4 they were not, and learned slowly: a validation error of 42 % after 18 epochs, where it
-    # is 36 % at 1e-3 with a warm-up of six.
+    # A sum tells little of a digit at first: after a warm-up of half an epoch, at the rate of RTS,
+    # all frames leave the image. A slower localisation stays and learns slowly; a longer warm-up
+    # lets it stay and learn fast.
     warmup = _optimisation(budget, "fcn")["epochs"] / 10
     behind = {"model": "st_fcn", "features": (256, 256), "localisation_lr": 1e-3} | _VIEW["rts"]
     two = {"placement": "parallel", "transformers": 2}

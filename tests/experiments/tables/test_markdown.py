@@ -132,7 +132,8 @@ def test_the_best_of_each_column_is_bold() -> None:
     found = {"r-st_fcn-rotation": 0.8, "r-st_fcn-affine": 0.6, "r-st_fcn-projective": 0.6}
     found |= {"p-st_fcn-rotation": 5.0}
     entries = matrix(page("transforms", {name: result(error) for name, error in found.items()}))
-    assert entries["st_fcn", "rotation"] == ["0.80", "–", "**5.00**", "–", "–"]  # noqa: RUF001
+    dash = markdown.MISSING
+    assert entries["st_fcn", "rotation"] == ["0.80", dash, "**5.00**", dash, dash]
     assert entries["st_fcn", "affine"][0] == "**0.60** (1.2)"
     assert entries["st_fcn", "projective"][0] == "**0.60** (1.3)"
 
