@@ -116,6 +116,12 @@ class Row(NamedTuple):
     collapsed: int
 
 
+def known_errors(rows: Iterable[Row]) -> dict[str, float]:
+    """The mean errors that are known, by the cell's name."""
+    known = {row.cell.name: row.result.error for row in rows if row.result}
+    return {name: error for name, error in known.items() if error is not None}
+
+
 def mean(values: Sequence[float]) -> float | None:
     """The mean; None of nothing."""
     return round(statistics.fmean(values), DIGITS) if values else None

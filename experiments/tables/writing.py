@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from experiments.records import write_atomically, write_json, writing
 from experiments.tables import cells as tables
-from experiments.tables import folders, markdown, pictures, results
+from experiments.tables import folders, pictures, results
 from experiments.tables.cells import Budget, TableName
+from experiments.tables.page import page
 
 
 class Places(NamedTuple):
@@ -35,7 +36,7 @@ def write(table: TableName, places: Places) -> bool:
         DatasetError: if the data for pictures cannot be had.
     """
     rows, remarks = _rows(table, places)
-    json, page, picture = (places.results / f"{table}.{end}" for end in ("json", "md", "png"))
+    json, written, picture = (places.results / f"{table}.{end}" for end in ("json", "md", "png"))
     known = [row for row in rows if row.result is not None]
     if not known:
         return False
@@ -47,10 +48,10 @@ def write(table: TableName, places: Places) -> bool:
         remarks += [] if remark is None else [remark]
     shown = picture.name if picture.exists() else None
     write_json(json, results.document(table, places.budget, rows))
-    write_atomically(page, markdown.page(table, places.budget, rows, shown).encode())
+    write_atomically(written, page(table, places.budget, rows, shown).encode())
     for remark in remarks:
         print(remark)
-    print(f"{table}: {len(known)} of {len(rows)} cells in {page}")
+    print(f"{table}: {len(known)} of {len(rows)} cells in {written}")
     return True
 
 

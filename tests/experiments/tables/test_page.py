@@ -6,8 +6,10 @@ from collections.abc import Mapping
 import pytest
 
 from experiments.tables import cells as tables
-from experiments.tables import markdown, results
+from experiments.tables import layouts, results, sections
+from experiments.tables import page as pages
 from experiments.tables.cells import Budget, TableName
+from experiments.tables.markdown import MISSING
 from experiments.tables.results import Result, Row, Run
 from tests.experiments.tables import made
 
@@ -22,7 +24,7 @@ def result(*errors: float | None) -> Result:
 
 
 def page(table: TableName, found: Mapping[str, Result], budget: Budget = "standard") -> str:
-    return markdown.page(table, budget, rows(table, found, budget), None)
+    return pages.page(table, budget, rows(table, found, budget), None)
 
 
 def matrix(text: str) -> dict[tuple[str, str], list[str]]:
@@ -34,7 +36,7 @@ def matrix(text: str) -> dict[tuple[str, str], list[str]]:
 
 
 def test_every_table_has_a_layout() -> None:
-    assert markdown.LAYOUTS.keys() == tables.TABLES.keys()
+    assert layouts.LAYOUTS.keys() == tables.TABLES.keys()
 
 
 @pytest.mark.parametrize("table", list(tables.TABLES))
@@ -132,7 +134,7 @@ def test_the_best_of_each_column_is_bold() -> None:
     found = {"r-st_fcn-rotation": 0.8, "r-st_fcn-affine": 0.6, "r-st_fcn-projective": 0.6}
     found |= {"p-st_fcn-rotation": 5.0}
     entries = matrix(page("transforms", {name: result(error) for name, error in found.items()}))
-    dash = markdown.MISSING
+    dash = MISSING
     assert entries["st_fcn", "rotation"] == ["0.80", dash, "**5.00**", dash, dash]
     assert entries["st_fcn", "affine"][0] == "**0.60** (1.2)"
     assert entries["st_fcn", "projective"][0] == "**0.60** (1.3)"
@@ -156,7 +158,7 @@ def test_the_cheapest_within_noise_is_advised(
     errors: dict[str, float], best: str, cheapest: str
 ) -> None:
     found = {f"r-st_fcn-{name}": result(error) for name, error in errors.items()}
-    lines = markdown.advice(rows("transforms", found))
+    lines = sections.advice(rows("transforms", found))
     (line,) = [line for line in lines if line.startswith("| R |")]
     counted = r" % \(\d+ in theta\) \| "
     pattern = rf"\| R \| {best}{counted}{cheapest}{counted}{len(errors)} of 6 \|"

@@ -1,0 +1,123 @@
+"""How each table is shown."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from experiments.tables.cells import TableName
+from experiments.tables.results import Row, known_errors
+from experiments.tables.sections import advice, per_digit
+
+
+class Layout(NamedTuple):
+    """How a table is shown.
+
+    Attributes:
+        title: of the page.
+        bold: whether a row's error is marked, given the rows of its column.
+        marked: what the mark means.
+        more: sections between the matrix and the cells, from the rows to lines.
+        published: whose numbers stand in brackets; None where there are none.
+        choices: what was chosen where the paper is silent.
+        caption: of the picture.
+    """
+
+    title: str
+    bold: Callable[[Row, Sequence[Row]], bool]
+    marked: str
+    more: tuple[Callable[[Sequence[Row]], list[str]], ...] = ()
+    published: str | None = "the paper's"
+    choices: tuple[str, ...] = ()
+    caption: str = (
+        "Test images with the frame that is sampled (dot: its upper left corner), and\n"
+        "below what the transformer makes of them."
+    )
+
+
+def no_worse_than_the_paper(row: Row, column: Sequence[Row]) -> bool:
+    """Whether the error is at or below the paper's."""
+    error = row.result.error if row.result else None
+    return error is not None and row.cell.published is not None and error <= row.cell.published
+
+
+def best_of_its_column(row: Row, column: Sequence[Row]) -> bool:
+    """Whether no error of the column is lower."""
+    errors = known_errors(column)
+    return row.cell.name in errors and errors[row.cell.name] == min(errors.values())
+
+
+_DISTORTED = (
+    "R, P and E keep the digit's 28 x 28 as canvas; P moves the corners of the sampled frame.",
+    "A random place (RTS, TC) leaves the undistorted digit whole on the canvas.",
+    "Training images are distorted anew at every epoch, test images once, for all seeds alike.",
+    "AdamW with cosine decay in place of SGD; 5,000 training images are held out for validation.",
+    "The classifier behind a transformer sees 28 x 28; on TC 56 x 56 samples, averaged 2 x 2.",
+    "Plain networks see the whole canvas, on TC averaged 2 x 2.",
+)
+_EQUAL = "Networks of one kind have as many parameters, to 2 %, on one distortion."
+_UNEQUAL = "Networks differ in their numbers of parameters, which stand below."
+
+_PAPER = (no_worse_than_the_paper, "Bold is what is at or below that.")
+
+LAYOUTS: Mapping[TableName, Layout] = {
+    "table1": Layout("Table 1: distorted MNIST", *_PAPER, choices=(*_DISTORTED, _EQUAL)),
+    "addition": Layout(
+        "Appendix A.1: the sum of two digits",
+        *_PAPER,
+        choices=(
+            "The second digit is another of the batch; all pairs of digits may meet.",
+            "A tenth of the epochs is warm-up: with less, frames leave the image.",
+            *_DISTORTED[2:4],
+            _UNEQUAL,
+        ),
+    ),
+    "transforms": Layout(
+        "Every transformation on every distortion",
+        best_of_its_column,
+        "Bold is the best of each column.",
+        (advice,),
+        choices=(*_DISTORTED, _EQUAL),
+    ),
+    "ours": Layout(
+        "A small network of today on distorted MNIST",
+        *_PAPER,
+        published="the paper's best of a convolutional network with (or without) a transformer",
+        choices=(*_DISTORTED, _UNEQUAL),
+    ),
+    "ablations": Layout(
+        "What users trip over: the localisation's learning rate, and averaging samples",
+        best_of_its_column,
+        "Bold is the best of each column.",
+        choices=(
+            *_DISTORTED[1:4],
+            "On TC 56 x 56 samples are averaged 2 x 2, unless a line says otherwise.",
+        ),
+    ),
+    "colocalisation": Layout(
+        "Appendix A.2: co-localisation",
+        *_PAPER,
+        more=(per_digit,),
+        choices=(
+            "The networks start as ones that look for ink, as the paper's did not.",
+            "Correct is an IoU above 0.5 with the 28 x 28 box of the placed image.",
+        ),
+        caption="Images of TC, a digit in each row: the window found (solid) and the true one.",
+    ),
+    "projection3d": Layout(
+        "Appendix A.3: solids seen along a learned axis",
+        best_of_its_column,
+        "Bold is the best.",
+        published=None,
+        choices=(
+            "Volumes of 32 voxels a side (the paper's have 60), digits 8 voxels deep.",
+            "Digits are turned by up to 90 degrees about any axis.",
+            _UNEQUAL,
+        ),
+    ),
+    "gtsrb": Layout(
+        "German traffic signs: number of transformers and transformation",
+        best_of_its_column,
+        "Bold is the best.",
+        published="the lowest published error with as many transformers, which is of larger images "
+        "(48 x 48; here they are 32 x 32 and squashed)",
+    ),
+}
