@@ -171,7 +171,7 @@ class Optimisation:
     momentum: float = 0.9
     """Of sgd."""
     weight_decay: float = 1e-4
-    """Of adamw."""
+    """Of adamw; kernels decay, biases do not."""
     clip_norm: OptionalFloat = None
     """Gradients of a larger norm are scaled down to it."""
     schedule: Literal["constant", "cosine", "step"] = "cosine"

@@ -1,8 +1,10 @@
 """From settings to a network and an optimiser."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -186,8 +188,13 @@ def make_optimizer(settings: Optimisation, steps_per_epoch: int) -> optax.Gradie
     elif settings.optimizer == "adam":
         chain.append(optax.adam(rate))
     else:
-        chain.append(optax.adamw(rate, weight_decay=settings.weight_decay))
+        chain.append(optax.adamw(rate, weight_decay=settings.weight_decay, mask=_kernels))
     if settings.localisation_lr is not None:
         factor = settings.localisation_lr / settings.learning_rate
         chain.append(scale_updates(factor, is_localisation))
     return optax.chain(*chain)
+
+
+def _kernels(params: Any) -> Any:
+    """Which parameters decay: not biases, one of which is the transformation to start from."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

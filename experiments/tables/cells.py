@@ -115,11 +115,20 @@ def _localised(distortion: str) -> dict[str, float]:
 
 # Passes over 55,000 images that take a cell some minutes on two CPU cores, by what convolves.
 _EPOCHS = {"fcn": 60, "cnn": 30, "compact": 30}
+# Fully connected networks learn the digits by heart: ST-FCN affine on R ends at 1.24 % of the
+# validation split with it, 1.68 with 1e-4.
+_WEIGHT_DECAY = {"fcn": 0.1, "cnn": 1e-4, "compact": 1e-2}
 
 
 def _optimisation(budget: Budget, kind: str) -> dict[str, Any]:
     """How a cell of some kind of network is trained within a budget."""
-    common = {"optimizer": "adamw", "learning_rate": 3e-3, "warmup": 0.5, "clip_norm": 1.0}
+    common = {
+        "optimizer": "adamw",
+        "learning_rate": 3e-3,
+        "warmup": 0.5,
+        "clip_norm": 1.0,
+        "weight_decay": _WEIGHT_DECAY[kind],
+    }
     if budget == "quick":
         return common | {"epochs": 1, "batch_size": 128}
     if budget == "standard":
@@ -189,6 +198,8 @@ def addition(budget: Budget) -> list[Cell]:
     # lets it stay and learn fast.
     warmup = _optimisation(budget, "fcn")["epochs"] / 10
     behind = {"model": "st_fcn", "features": (256, 256), "localisation_lr": 1e-3} | _VIEW["rts"]
+    # Of sums there are too many pairs to learn by heart.
+    common = {"task": "add", "warmup": warmup, "weight_decay": 1e-4}
     two = {"placement": "parallel", "transformers": 2}
     rows: list[tuple[str, str | None, dict[str, Any]]] = [
         *(
@@ -204,7 +215,7 @@ def addition(budget: Budget) -> list[Cell]:
             model,
             transform,
             "rts",
-            _config(budget, "rts", network | {"task": "add", "warmup": warmup}),
+            _config(budget, "rts", network | common),
             published.ADDITION[model, transform],
         )
         for model, transform, network in rows
@@ -213,7 +224,7 @@ def addition(budget: Budget) -> list[Cell]:
 
 def ours(budget: Budget) -> list[Cell]:
     """A network of today, with its transformer of at most 150,000 parameters, and without it."""
-    settings = {"weight_decay": 1e-2, "dropout": 0.3}
+    settings = {"dropout": 0.3}
     return [
         Cell(
             "-".join(filter(None, (distortion, model, transform))),

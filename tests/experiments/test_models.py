@@ -226,10 +226,13 @@ def test_bfloat16_is_of_the_networks_only(model: str) -> None:
 # Optimisers, run on parameters that are like a network's.
 
 PARAMS = {
-    "stages_0": {"localisation": {"kernel": jnp.ones(3)}, "localisation_regression": jnp.ones(2)},
-    "stages_1": {"kernel": jnp.ones(4)},
+    "stages_0": {
+        "localisation": {"kernel": jnp.ones((3, 1))},
+        "localisation_regression": {"kernel": jnp.ones((1, 2)), "bias": jnp.ones(2)},
+    },
+    "stages_1": {"kernel": jnp.ones((2, 2))},
 }
-GRADIENTS = jax.tree.map(lambda leaf: 0.1 + jnp.arange(leaf.size), PARAMS)
+GRADIENTS = jax.tree.map(lambda leaf: 0.1 + jnp.arange(leaf.size).reshape(leaf.shape), PARAMS)
 
 
 def updates(steps: int = 3, **settings: Any) -> list[Any]:
@@ -257,10 +260,10 @@ def test_localisation_lr_is_of_the_localisation_networks_only(optimizer: str) ->
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
+        ({"optimizer": "adamw", "weight_decay": 0.0}, optax.adamw(0.01, weight_decay=0.0)),
         ({"optimizer": "sgd", "momentum": 0.0}, optax.sgd(0.01)),
         ({"optimizer": "sgd", "momentum": 0.8}, optax.sgd(0.01, momentum=0.8)),
         ({"optimizer": "adam"}, optax.adam(0.01)),
-        ({"optimizer": "adamw", "weight_decay": 0.3}, optax.adamw(0.01, weight_decay=0.3)),
     ],
 )
 def test_every_optimizer_is_optaxs(
@@ -270,6 +273,15 @@ def test_every_optimizer_is_optaxs(
     for found in updates(learning_rate=0.01, **settings):
         update, state = expected.update(GRADIENTS, state, PARAMS)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, update)
+
+
+def test_kernels_decay_and_biases_do_not() -> None:
+    settings = {"optimizer": "adamw", "learning_rate": 0.01}
+    (free,), (decayed,) = (updates(1, **settings, weight_decay=decay) for decay in (0.0, 0.3))
+    less = jax.tree.map(lambda one, other: np.asarray(other - one), free, decayed)
+    for path, of_leaf in jax.tree_util.tree_leaves_with_path(less):
+        expected = 0.0 if "bias" in str(path) else -0.01 * 0.3  # of parameters that are 1
+        np.testing.assert_allclose(of_leaf, expected, rtol=1e-3, err_msg=str(path))
 
 
 def test_clip_norm() -> None:
