@@ -108,6 +108,8 @@ class Data:
     """And scaled by up to so much, up or down."""
     augment_shift: float = 0.0
     """And shifted by up to so many pixels along each axis."""
+    augment_sigma: float = 0.0
+    """And bent: standard deviation of moved control points, in pixels."""
     normalisation: Literal["channel", "local"] = "channel"
     """channel: by each channel's mean and deviation over the training images. local: by those
     around each pixel, afterwards."""
@@ -342,6 +344,7 @@ def _check_ranges(config: Config) -> None:
         ("--sigma", data.sigma, math.inf),
         ("--augment-angle", data.augment_angle, math.inf),
         ("--augment-shift", data.augment_shift, math.inf),
+        ("--augment-sigma", data.augment_sigma, math.inf),
         ("--regularisation", config.model.regularisation, math.inf),
         ("--dropout", config.model.dropout, 1.0),
         ("--localisation-lr", optimisation.localisation_lr, math.inf),

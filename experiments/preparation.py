@@ -104,13 +104,14 @@ def make_prepare(data: Data, normalisation: Normalisation) -> Prepare:
 
 
 def augmenting(data: Data, prepare: Prepare) -> Prepare:
-    """`prepare` of training images that are moved a little before, where the settings say so."""
+    """`prepare` of training images that are moved and bent before, as far as the settings say."""
     settings = {
         "max_angle_rad": math.radians(data.augment_angle),
         "max_scale": data.augment_scale,
         "max_shift_px": data.augment_shift,
+        "sigma_px": data.augment_sigma,
     }
-    if settings == {"max_angle_rad": 0, "max_scale": 1, "max_shift_px": 0}:
+    if settings == {"max_angle_rad": 0, "max_scale": 1, "max_shift_px": 0, "sigma_px": 0}:
         return prepare
     jitter = functools.partial(distortions.jitter, **settings)
 

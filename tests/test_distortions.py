@@ -211,6 +211,19 @@ def test_jitter_stays_within_its_bounds() -> None:
     assert 2.9 < np.abs(shifts).max() <= 3 + 1e-4
 
 
+def test_jitter_that_bends_is_its_motion_and_a_spline() -> None:
+    bounds = {"max_angle_rad": 0.2, "max_scale": 1.25, "max_shift_px": 3.0}
+    moved = distortions.jitter(KEYS[0], BLOB, **bounds)
+    barely = distortions.jitter(KEYS[0], BLOB, **bounds, sigma_px=1e-4)
+    np.testing.assert_allclose(barely, moved, atol=1e-3)
+    bent = jax.vmap(lambda key: distortions.jitter(key, BLOB, sigma_px=1.0))(KEYS)[..., 0]
+    places = np.einsum("bhw,hwc->bc", bent, np.indices(SHAPE).transpose(1, 2, 0))
+    places /= np.sum(bent, axis=(1, 2))[:, None]
+    assert 0.3 < places.std() < 1.0  # several points move the blob, which averages their shifts
+    np.testing.assert_allclose(places.mean(axis=0), 13.5, atol=0.1)
+    assert np.std(np.sum(bent, axis=(1, 2))) > 1  # and its area changes: no rigid motion
+
+
 def test_jitter_without_bounds_is_the_identity_and_edges_go_on() -> None:
     np.testing.assert_array_equal(distortions.jitter(KEYS[0], BLOB), BLOB)
     flat = jnp.full((8, 8, 1), 0.7)

@@ -264,6 +264,7 @@ POSITIVE = [
     "--features",
 ]
 FROM_ZERO = ["--sigma", "--regularisation", "--localisation-lr", "--momentum", "--weight-decay"]
+FROM_ZERO += ["--augment-angle", "--augment-shift", "--augment-sigma"]
 REFUSED = {
     "tutoril": ("PRESET", "tutoril", "demo, tutorial, rotation, distorted"),
     **{f"{name} {value}": (name, value, "positive") for name in POSITIVE for value in ("0", "-1")},
@@ -275,6 +276,7 @@ REFUSED = {
         for name in FROM_ZERO
         for value in ("-0.1", "nan", "inf")
     },
+    "--augment-scale 0.9": ("--augment-scale", "0.9", "at least 1"),
     "--dropout 1": ("--dropout", "1", "below 1"),
     "--momentum 1": ("--momentum", "1", "below 1"),
     "--epochs 3 --warmup 3": ("--warmup", "3", "below 3"),

@@ -307,7 +307,8 @@ def test_augmented_images_are_moved_within_bounds() -> None:
 def test_what_is_not_augmented_is_prepared_alone() -> None:
     prepare = make_prepare(Data(), UNCHANGED)
     assert preparation.augmenting(Data(), prepare) is prepare
-    assert preparation.augmenting(Data(augment_scale=1.1), prepare) is not prepare
+    for settings in ({"augment_scale": 1.1}, {"augment_sigma": 1.0}):
+        assert preparation.augmenting(Data(**settings), prepare) is not prepare
 
 
 def test_local_contrast_does_not_see_the_light() -> None:
