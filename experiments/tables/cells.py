@@ -9,8 +9,9 @@ Budgets:
 Where the paper is silent: networks of one kind on one distortion of `table1` (and of `transforms`
 and `ablations`, which take theirs from it), and all of `gtsrb`, have the same number of parameters,
 to 2 %; those of the other tables have not, and say how many. The classifier behind a transformer
-sees 28 x 28 pixels; where its frame covers more than these (TC), 56 x 56 samples are averaged to
-them (but for one of `ablations`), and plain networks average their input.
+sees 28 x 28 pixels (24 x 24 in `ours`); where its frame covers more than these (TC), twice as many
+samples a side are averaged to them (but for one of `ablations`), and plain networks average their
+input.
 """
 
 import dataclasses
@@ -114,10 +115,10 @@ def _localised(distortion: str) -> dict[str, float]:
 # --- Budgets --------------------------------------------------------------------------------------
 
 # Passes over 55,000 images that take a cell some minutes on two CPU cores, by what convolves.
-_EPOCHS = {"fcn": 60, "cnn": 30, "compact": 30}
+_EPOCHS = {"fcn": 60, "cnn": 30, "compact": 100}
 # Fully connected networks learn the digits by heart: ST-FCN affine on R ends at 1.24 % of the
 # validation split with it, 1.68 with 1e-4.
-_WEIGHT_DECAY = {"fcn": 0.1, "cnn": 1e-4, "compact": 1e-2}
+_WEIGHT_DECAY = {"fcn": 0.1, "cnn": 1e-4, "compact": 0.1}
 
 
 def _optimisation(budget: Budget, kind: str) -> dict[str, Any]:
@@ -224,7 +225,15 @@ def addition(budget: Budget) -> list[Cell]:
 
 def ours(budget: Budget) -> list[Cell]:
     """A network of today, with its transformer of at most 150,000 parameters, and without it."""
-    settings = {"dropout": 0.3}
+    # The first feature maps take most of the time, so there are few of them, and many of the last.
+    # Digits are bent because after 30 epochs on R, 1.04 % of the validation split is wrong and 0.7
+    # of the training digits; where these were bent, 1.02 and 1.4, so that more epochs help.
+    settings = {
+        "features": (16, 64, 96, 96),
+        "dropout": 0.3,
+        "augment_sigma": 0.7,
+        "augment_scale": 1.1,
+    }
     return [
         Cell(
             "-".join(filter(None, (distortion, model, transform))),
@@ -245,9 +254,12 @@ def ours(budget: Budget) -> list[Cell]:
 
 
 def _compact(model: str, transform: str | None, distortion: str) -> dict[str, Any]:
+    pool = _VIEW[distortion].get("pool", 1)
     if transform is None:
-        return {"model": model, "pool": _VIEW[distortion].get("pool", 1)}
-    return {"model": model, "transform": transform} | _VIEW[distortion] | _localised(distortion)
+        return {"model": model, "pool": pool}
+    # A digit fits in 20 x 20, and its network has less to do for 24 x 24 samples than for 28 x 28.
+    view = {"output_size": 24 * pool, "pool": pool}
+    return {"model": model, "transform": transform} | view | _localised(distortion)
 
 
 class _Change(NamedTuple):
