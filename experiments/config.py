@@ -109,7 +109,7 @@ class Data:
     augment_shift: float = 0.0
     """And shifted by up to so many pixels along each axis."""
     augment_sigma: float = 0.0
-    """And bent: standard deviation of moved control points, in pixels."""
+    """And bent: standard deviation of the shifts of 4 x 4 control points, in pixels."""
     normalisation: Literal["channel", "local"] = "channel"
     """channel: by each channel's mean and deviation over the training images. local: by those
     around each pixel, afterwards."""

@@ -386,7 +386,7 @@ def draw_jitter(
     max_scale: Number = 1.0,
     max_shift_px: Number = 0.0,
 ) -> Float[jax.Array, "6"]:
-    """Theta (affine) of `jitter`: a rotation, a scale and a shift."""
+    """Theta (affine) of `jitter`, before it bends: a rotation, a scale and a shift."""
     image_shape = check_sizes("image_shape", image_shape, 2)
     check_at_least_0("max_shift_px", max_shift_px)
     angle_key, scale_key, place_key = jax.random.split(key, 3)
@@ -410,7 +410,7 @@ def jitter(
     """An image moved and bent a little, to train on more than there is; the edge goes on outside.
 
     Args:
-        key: what angle, scale and shift are drawn from.
+        key: what angle, scale, shift and control points are drawn from.
         image: `[h, w, c]`, floating.
         max_angle_rad: the largest angle, in radians.
         max_scale: the largest scale, at least 1; the smallest is its inverse.
@@ -440,7 +440,8 @@ def jitter(
     if not is_traced(sigma_px) and sigma_px == 0:
         return spatial_transform(image, theta, affine, padding_mode="border")
     controls = jnp.asarray(control_point_grid(*ELASTIC_CONTROL_POINTS), jnp.float32)
-    noise = _draw_noise(jax.random.fold_in(key, 0), shape, sigma_px, len(controls))
+    # The parts 0, 1 and 2 of the key are those that `draw_jitter` splits it into.
+    noise = _draw_noise(jax.random.fold_in(key, 3), shape, sigma_px, len(controls))
     # A spline follows an affine motion of its control points exactly, so one warp does both.
     bent = (affine.warp(theta, controls) + noise - controls).ravel()
     spline = thin_plate_spline(ELASTIC_CONTROL_POINTS)

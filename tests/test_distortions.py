@@ -162,6 +162,7 @@ OTHERS = jnp.ones((2, *SHAPE, 1))
         ("rts", {"max_angle_rad": "1"}, "max_angle_rad must be finite and at least 0; got '1'"),
         ("p", {"sigma_px": -1.0}, "sigma_px must be finite and at least 0; got -1.0"),
         ("e", {"sigma_px": math.inf}, "sigma_px must be finite and at least 0; got inf"),
+        ("jitter", {"max_shift_px": -1.0}, "max_shift_px must be finite and at least 0; got -1.0"),
         *(
             (name, {"scale": scale}, "scale must be two finite numbers, 0 < low <= high")
             for name in ("rts", "p", "e")
@@ -222,6 +223,28 @@ def test_jitter_that_bends_is_its_motion_and_a_spline() -> None:
     assert 0.3 < places.std() < 1.0  # several points move the blob, which averages their shifts
     np.testing.assert_allclose(places.mean(axis=0), 13.5, atol=0.1)
     assert np.std(np.sum(bent, axis=(1, 2))) > 1  # and its area changes: no rigid motion
+
+
+def test_jitter_bends_otherwise_than_it_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def warp(image: jax.Array, theta: jax.Array, *_: object, **__: object) -> jax.Array:
+        seen.append(theta)
+        return image
+
+    monkeypatch.setattr(distortions, "spatial_transform", warp)
+    for key in KEYS[:100]:
+        for settings in ({"max_angle_rad": 0.5}, {"sigma_px": 1.0}):
+            distortions.jitter(key, BLOB, **settings)
+    angles, shifts = np.asarray(seen[::2])[:, 1], np.asarray(seen[1::2])
+    found = [np.corrcoef(angles, shift)[0, 1] for shift in shifts.T]
+    assert np.abs(found).max() < 0.5  # of 100 independent pairs: five deviations
+
+
+@pytest.mark.parametrize("sigma_px", [-1.0, math.nan, math.inf])
+def test_jitter_of_no_deviation(sigma_px: float) -> None:
+    with pytest.raises(ValueError, match="sigma_px must be finite and at least 0"):
+        distortions.jitter(KEYS[0], BLOB, sigma_px=sigma_px)
 
 
 def test_jitter_without_bounds_is_the_identity_and_edges_go_on() -> None:

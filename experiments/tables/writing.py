@@ -36,7 +36,7 @@ def write(table: TableName, places: Places) -> bool:
         DatasetError: if the data for pictures cannot be had.
     """
     rows, remarks = _rows(table, places)
-    json, written, picture = (places.results / f"{table}.{end}" for end in ("json", "md", "png"))
+    json, markdown, picture = (places.results / f"{table}.{end}" for end in ("json", "md", "png"))
     known = [row for row in rows if row.result is not None]
     if not known:
         return False
@@ -48,10 +48,10 @@ def write(table: TableName, places: Places) -> bool:
         remarks += [] if remark is None else [remark]
     shown = picture.name if picture.exists() else None
     write_json(json, results.document(table, places.budget, rows))
-    write_atomically(written, page(table, places.budget, rows, shown).encode())
+    write_atomically(markdown, page(table, places.budget, rows, shown).encode())
     for remark in remarks:
         print(remark)
-    print(f"{table}: {len(known)} of {len(rows)} cells in {written}")
+    print(f"{table}: {len(known)} of {len(rows)} cells in {markdown}")
     return True
 
 

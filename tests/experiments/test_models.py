@@ -260,10 +260,10 @@ def test_localisation_lr_is_of_the_localisation_networks_only(optimizer: str) ->
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"optimizer": "adamw", "weight_decay": 0.0}, optax.adamw(0.01, weight_decay=0.0)),
         ({"optimizer": "sgd", "momentum": 0.0}, optax.sgd(0.01)),
         ({"optimizer": "sgd", "momentum": 0.8}, optax.sgd(0.01, momentum=0.8)),
         ({"optimizer": "adam"}, optax.adam(0.01)),
+        ({"optimizer": "adamw", "weight_decay": 0.0}, optax.adamw(0.01, weight_decay=0.0)),
     ],
 )
 def test_every_optimizer_is_optaxs(

@@ -127,6 +127,18 @@ def test_a_smoke_is_not_compared_with_the_paper() -> None:
         assert "Which transformation" not in text
 
 
+def test_networks_come_by_their_transformers() -> None:
+    models = list(dict.fromkeys(model for model, _ in matrix(page("gtsrb", {}))))
+    assert models == [
+        "network",
+        "---",
+        "compact",
+        "1x_st_compact",
+        "2x_st_compact",
+        "3x_st_compact",
+    ]
+
+
 # Which transformation to take.
 
 
@@ -134,8 +146,7 @@ def test_the_best_of_each_column_is_bold() -> None:
     found = {"r-st_fcn-rotation": 0.8, "r-st_fcn-affine": 0.6, "r-st_fcn-projective": 0.6}
     found |= {"p-st_fcn-rotation": 5.0}
     entries = matrix(page("transforms", {name: result(error) for name, error in found.items()}))
-    dash = MISSING
-    assert entries["st_fcn", "rotation"] == ["0.80", dash, "**5.00**", dash, dash]
+    assert entries["st_fcn", "rotation"] == ["0.80", MISSING, "**5.00**", MISSING, MISSING]
     assert entries["st_fcn", "affine"][0] == "**0.60** (1.2)"
     assert entries["st_fcn", "projective"][0] == "**0.60** (1.3)"
 
