@@ -53,7 +53,7 @@ _DISTORTED = (
     "The classifier behind a transformer sees 28 x 28; on TC 56 x 56 samples, averaged 2 x 2.",
     "Plain networks see the whole canvas, on TC averaged 2 x 2.",
 )
-_DECAY = "Weights decay by 0.1 where all layers are fully connected, else by 1e-4; biases do not."
+_DECAY = "Weights decay by 0.1 where all layers are fully connected, else by 1e-4."
 _EQUAL = "Networks of one kind have as many parameters, to 2 %, on one distortion."
 _UNEQUAL = "Networks differ in their numbers of parameters, which stand below."
 
