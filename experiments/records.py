@@ -197,7 +197,7 @@ def provenance() -> dict[str, Any]:
     return {
         "versions": versions,
         "device": f"{device.platform}: {device.device_kind}, {os.cpu_count()} cores",
-        "git_commit": git_commit(),
+        "git_commit": COMMIT,
     }
 
 
@@ -210,3 +210,7 @@ def git_commit() -> str | None:
     except FileNotFoundError:  # no git
         return None
     return described.stdout.strip() or None
+
+
+# Read while this code is loaded: by the end of a training another commit may be checked out.
+COMMIT = git_commit()

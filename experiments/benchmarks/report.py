@@ -12,7 +12,7 @@ from rich.table import Table
 from experiments.benchmarks.cases import OVERHEAD, QUANTITIES
 from experiments.benchmarks.peers import OURS, Worker
 from experiments.benchmarks.race import Fault, Row
-from experiments.records import git_commit
+from experiments.records import COMMIT
 
 WIDTH = 110  # where the output is no terminal
 
@@ -32,7 +32,7 @@ def surroundings(workers: Mapping[str, Worker], device: str) -> dict[str, Any]:
     abouts = {name: worker.about for name, worker in workers.items()}
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
+        "git_commit": COMMIT,
         "processor": processor(),
         "gpu": abouts[OURS]["device"] if device == "gpu" else None,
         "versions": {name: about["versions"] for name, about in abouts.items()},

@@ -416,6 +416,11 @@ def test_what_is_missing_is_named(tmp_path: pathlib.Path) -> None:
     assert records.read_summary(tmp_path) is None
 
 
-def test_a_result_says_what_it_depends_on_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_commit_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert records.provenance()["git_commit"] is None
+    assert records.git_commit() is None
+
+
+def test_a_result_names_the_commit_that_was_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "git_commit", lambda: "of later")
+    assert records.provenance()["git_commit"] == records.COMMIT != "of later"
