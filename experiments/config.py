@@ -140,6 +140,9 @@ class Model:
     """How many transformers; input takes one."""
     localisation: Literal["auto", "fcn", "cnn", "tutorial", "volume"] = "auto"
     """The localisation network. auto: the one that belongs to the model."""
+    localisation_features: Annotated[tuple[int, ...] | None, _optional("INT [INT ...]")] = None
+    """Units or filters of its layers, at the input. Default: 32 32 32 for fcn, 20 20 20 for cnn,
+    and 64 32 32 for volume."""
     features: Annotated[tuple[int, ...] | None, _optional("INT [INT ...]")] = None
     """Units or filters of the classifier's layers. Default: 128 128 for fcn, 32 32 for cnn, and 32
     64 64 64 for compact, of which the last is the dense layer's."""
@@ -261,6 +264,7 @@ MEANT_FOR: Mapping[str, tuple[str, tuple[str, ...]]] = types.MappingProxyType(
         "regularisation": ("transform", ("thin_plate_spline",)),
         "placement": ("model", WITH_TRANSFORMER),
         "transformers": ("model", WITH_TRANSFORMER),
+        "localisation_features": ("model", WITH_TRANSFORMER),
         "dropout": ("model", ("tutorial", "tutorial_cnn", "compact", "st_compact")),
         "momentum": ("optimizer", ("sgd",)),
         "weight_decay": ("optimizer", ("adamw",)),
@@ -333,6 +337,7 @@ def _check_positive(config: Config) -> None:
         "--batch-size": optimisation.batch_size,
         "--checkpoint-every": config.run.checkpoint_every,
         "--features": min(model.features or (1,)),
+        "--localisation-features": min(model.localisation_features or (1,)),
     }.items():
         ok = value is None or (math.isfinite(value) and value > 0)
         demand(ok, name, value, "positive")
@@ -384,6 +389,7 @@ def _check_model(model: Model) -> None:
     demand(min(model.control_points) >= 2, "--control-points", model.control_points, "at least 2")
     if model.model in WITH_TRANSFORMER:
         _check_placement(model)
+        _check_localisation(model)
 
 
 def _check_placement(model: Model) -> None:
@@ -407,6 +413,27 @@ def _check_placement(model: Model) -> None:
         model.transformers,
         f"at most the number of convolution blocks, {blocks}",
     )
+
+
+def localisation(model: Model) -> str:
+    """Which localisation network stands at the input of a model that has a transformer."""
+    if model.localisation != "auto":
+        return model.localisation
+    if model.model in PROJECTING:
+        return "volume"
+    return {"st_fcn": "fcn", "tutorial": "tutorial"}.get(model.model, "cnn")
+
+
+def _check_localisation(model: Model) -> None:
+    """Raises `ConfigError` where the localisation network has no layers as is said."""
+    features, name = model.localisation_features, "--localisation-features"
+    if features is None:
+        return
+    demand(features != (), name, "none", "at least one number")
+    kind = localisation(model)
+    demand(kind != "tutorial", name, features, "left out with the localisation network tutorial")
+    ok = kind != "cnn" or len(features) == 3
+    demand(ok, name, features, "3 numbers with the localisation network cnn")
 
 
 def _check_volumes(config: Config) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.config import PROJECTING, WITHOUT_TRANSFORMER, Model, Optimisation
+from experiments.config import PROJECTING, WITHOUT_TRANSFORMER, Model, Optimisation, localisation
 from stn_jax import transforms
 from stn_jax.nn import (
     CNN,
@@ -59,16 +59,13 @@ def make_network(
         background: what lies outside the network's input, one value a channel.
     """
     view = (Projection(),) if settings.model in PROJECTING else ()
-    localisation = "volume" if view else settings.model.removeprefix("st_")
     if settings.model in WITHOUT_TRANSFORMER:
         return SpatialTransformerNetwork(
             (*view, *_pooling(settings), *_classifier(settings, num_classes))
         )
     if settings.placement == "between":
         return SpatialTransformerNetwork(_interleaved(settings, num_classes, background))
-    transformers = [
-        _transformer(settings, localisation, background) for _ in range(settings.transformers)
-    ]
+    transformers = [_transformer(settings, background) for _ in range(settings.transformers)]
     front: tuple[nn.Module, ...] = tuple(transformers)
     if settings.placement == "parallel":
         front = (ParallelTransformers(transformers),)
@@ -116,15 +113,18 @@ def _head(settings: Model, num_classes: int) -> nn.Module:
     return DenseHead(num_classes, units, settings.dropout, _dtype(settings))
 
 
-def _transformer(
-    settings: Model, localisation: str, fill: float | Sequence[float]
-) -> SpatialTransformer:
-    if settings.localisation != "auto":
-        localisation = settings.localisation
+def _localisation(settings: Model) -> nn.Module:
+    """The localisation network of a transformer at the input."""
+    features = settings.localisation_features
+    layers: dict[str, Any] = {} if features is None else {"features": features}
+    return LOCALISATIONS[localisation(settings)](**layers, dtype=_dtype(settings))
+
+
+def _transformer(settings: Model, fill: float | Sequence[float]) -> SpatialTransformer:
+    """A transformer at the input."""
     size, transform = settings.output_size, make_transform(settings)
-    localisation = {"compact": "cnn"}.get(localisation, localisation)
     return SpatialTransformer(
-        LOCALISATIONS[localisation](dtype=_dtype(settings)),
+        _localisation(settings),
         transform,
         output_shape=(size,) * transform.ndim if size else None,
         mode=settings.mode,
@@ -146,7 +146,7 @@ def _interleaved(
     Between blocks the localisation networks are fully connected, as the paper's on SVHN: feature
     maps are too small for convolutions. What lies outside a feature map is 0.
     """
-    stages: list[nn.Module] = [_transformer(settings, "cnn", background), *_pooling(settings)]
+    stages: list[nn.Module] = [_transformer(settings, background), *_pooling(settings)]
     for i, block in enumerate(_blocks(settings)):
         if 0 < i < settings.transformers:
             stages.append(

@@ -252,13 +252,26 @@ def ours(budget: Budget) -> list[Cell]:
     ]
 
 
+# Filters and units of its localisation network: as many as 150,000 parameters leave on a canvas.
+# With 32, 32 and 64 it has 1.12 % of the validation split of R wrong after 20 epochs; 1.24 with the
+# paper's 20, 20 and 20, or if they learn at 3e-3.
+_LOCALISATION: Mapping[str, tuple[int, int, int]] = {
+    "r": (32, 32, 64),
+    "rts": (32, 32, 48),
+    "p": (32, 32, 64),
+    "e": (32, 32, 64),
+    "tc": (20, 20, 20),
+}
+
+
 def _compact(model: str, transform: str | None, distortion: str) -> dict[str, Any]:
     pool = _VIEW[distortion].get("pool", 1)
     if transform is None:
         return {"model": model, "pool": pool}
     # A digit fits in 20 x 20, and 24 x 24 samples take the network behind less time than 28 x 28.
     view = {"output_size": 24 * pool, "pool": pool}
-    return {"model": model, "transform": transform} | view | _localised(distortion)
+    localised = {"localisation_features": _LOCALISATION[distortion]} | _localised(distortion)
+    return {"model": model, "transform": transform} | view | localised
 
 
 class _Change(NamedTuple):

@@ -86,6 +86,7 @@ def test_every_setting_is_a_flat_flag() -> None:
         "transform": ("thin_plate_spline", "thin_plate_spline"),
         "control_points": ("3 5", (3, 5)),
         "features": ("16 8", (16, 8)),
+        "localisation_features": ("8 8 16", (8, 8, 16)),
         "output_size": ("14", 14),
         "clip_norm": ("0.5", 0.5),
         "localisation_lr": ("1e-4", 1e-4),
@@ -262,6 +263,7 @@ POSITIVE = [
     "--batch-size",
     "--checkpoint-every",
     "--features",
+    "--localisation-features",
 ]
 FROM_ZERO = ["--sigma", "--regularisation", "--localisation-lr", "--momentum", "--weight-decay"]
 FROM_ZERO += ["--augment-angle", "--augment-shift", "--augment-sigma"]
@@ -287,6 +289,13 @@ REFUSED = {
     "--features": ("--features", "none", "at least one"),
     "--model cnn --features 8": ("--features", "(8,)", "2 numbers"),
     "--features 8 8 8 --placement between": ("--features", "(8, 8, 8)", "2 numbers"),
+    "--localisation-features": ("--localisation-features", "none", "at least one"),
+    "--localisation-features 8": ("--localisation-features", "(8,)", "3 numbers", "cnn"),
+    "--model st_fcn --localisation cnn --localisation-features 8 8": (
+        *("--localisation-features", "(8, 8)", "3 numbers"),
+    ),
+    "tutorial --localisation-features 8": ("--localisation-features", "(8,)", "left out"),
+    "--model cnn --localisation-features 8 8 8": ("--localisation-features", "left out with"),
     "--distortion rts --min-scale 1.5": ("--min-scale", "1.5", "at most --max-scale, 1.2"),
     "--distortion p --max-scale 0.5": ("--min-scale", "0.75", "at most --max-scale, 0.5"),
     "--dataset npz": ("--data-file", "None", "--dataset npz"),

@@ -15,7 +15,15 @@ from experiments import config as configuration
 from experiments import experiment as setup
 from experiments.config import Model, Optimisation
 from stn_jax import training, transforms
-from stn_jax.nn import CNN, Projection, SpatialTransformerNetwork, is_localisation
+from stn_jax.nn import (
+    CNN,
+    CNNLocalisationNetwork,
+    FCNLocalisationNetwork,
+    Projection,
+    SpatialTransformerNetwork,
+    VolumeLocalisationNetwork,
+    is_localisation,
+)
 
 KEY = jax.random.key(0)
 BACKGROUND = (-0.5,)
@@ -202,6 +210,24 @@ def test_features_control_points_and_dropout() -> None:
     assert moved[0] == pytest.approx(-0.7, abs=1e-5)
     assert -1 < moved[1] < -0.75
     assert network("tutorial", dropout=0.1).stages[-1].dropout == 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "features", "of"),
+    [
+        ({"model": "st_fcn"}, (4, 5), FCNLocalisationNetwork),
+        ({"model": "st_cnn"}, (4, 5, 6), CNNLocalisationNetwork),
+        ({"model": "st_cnn", "placement": "between"}, (4, 5, 6), CNNLocalisationNetwork),
+        ({"model": "st_compact"}, (4, 5, 6), CNNLocalisationNetwork),
+        ({"model": "st_compact", "localisation": "fcn"}, (4, 5), FCNLocalisationNetwork),
+        ({"model": "st_projection_cnn"}, (4, 5), VolumeLocalisationNetwork),
+    ],
+)
+def test_localisation_features(
+    settings: dict[str, Any], features: tuple[int, ...], of: type
+) -> None:
+    first = network(**settings, localisation_features=features).stages[0]
+    assert (type(first.localisation), first.localisation.features) == (of, features)
 
 
 def test_every_name_is_its_transform() -> None:
