@@ -67,11 +67,9 @@ PRESETS: Mapping[str, Preset] = types.MappingProxyType(
                 Data(
                     dataset="gtsrb",
                     distortion="none",
-                    augment_angle=15.0,
-                    augment_scale=1.25,
-                    augment_shift=3.0,
-                    augment_sigma=1.0,
-                    normalisation="local",
+                    augment_angle=10.0,
+                    augment_scale=1.15,
+                    augment_shift=2.0,
                 ),
                 Model(
                     model="st_compact",
@@ -82,11 +80,11 @@ PRESETS: Mapping[str, Preset] = types.MappingProxyType(
                     dropout=0.5,
                 ),
                 Optimisation(
-                    epochs=40,
+                    epochs=25,
                     batch_size=128,
                     learning_rate=2e-3,
                     localisation_lr=5e-4,
-                    weight_decay=0.1,
+                    weight_decay=1e-2,
                     warmup=1.0,
                     clip_norm=1.0,
                 ),
