@@ -41,14 +41,14 @@ def draw(
     folder: pathlib.Path,
     data_dir: str | None,
 ) -> str | None:
-    """Draws the picture of a table, unless the one that is there shows more; says so then.
+    """Draws the picture of a table, unless the one that is there shows more cells; says so then.
 
     Of tables whose runs draw it themselves, the newest takes the place of what is there.
 
     Args:
         path: of the picture.
         table: the table.
-        cells: its cells.
+        cells: those of its cells that have a result.
         folder: RUN_DIR/BUDGET.
         data_dir: where data lie; None: where each run had them.
 
@@ -87,8 +87,8 @@ def _copy(
     path: pathlib.Path, name: str, figure: str, cells: Sequence[Cell], folder: pathlib.Path
 ) -> None:
     """Takes the picture that a finished run of a cell drew, if there is one."""
-    (cell,) = (cell for cell in cells if cell.name == name)
-    for run in folders.ended(cell, folder)[0]:
+    runs = [run for cell in cells if cell.name == name for run in folders.ended(cell, folder)[0]]
+    for run in runs:
         drawn = run.folder / "figures" / figure
         if run.summary is not None and drawn.exists():
             write_atomically(path, drawn.read_bytes())

@@ -43,7 +43,7 @@ def write(table: TableName, places: Places) -> bool:
     with writing(places.results):
         places.results.mkdir(parents=True, exist_ok=True)
     if places.figures:
-        cells = [row.cell for row in rows]
+        cells = [row.cell for row in known]
         remark = pictures.draw(picture, table, cells, places.runs, places.data_dir)
         remarks += [] if remark is None else [remark]
     shown = picture.name if picture.exists() else None

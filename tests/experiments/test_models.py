@@ -20,6 +20,7 @@ from stn_jax.nn import (
     CNNLocalisationNetwork,
     FCNLocalisationNetwork,
     Projection,
+    SpatialTransformer,
     SpatialTransformerNetwork,
     VolumeLocalisationNetwork,
     is_localisation,
@@ -228,6 +229,22 @@ def test_localisation_features(
 ) -> None:
     first = network(**settings, localisation_features=features).stages[0]
     assert (type(first.localisation), first.localisation.features) == (of, features)
+
+
+def test_localisation_features_are_of_the_input() -> None:
+    def found(**settings: Any) -> list[tuple[int, ...]]:
+        stages = network("st_cnn", **settings, transformers=2).stages
+        first = getattr(stages[0], "transformers", stages)
+        transformers = [each for each in first if isinstance(each, SpatialTransformer)]
+        return [each.localisation.features for each in transformers]
+
+    sizes = (4, 5, 6)
+    assert found(placement="series", localisation_features=sizes) == [sizes, sizes]
+    assert found(placement="parallel", localisation_features=sizes) == [sizes, sizes]
+    assert found(placement="between", localisation_features=sizes) == [sizes, (32, 32)]
+    assert found(placement="series") == [(20, 20, 20)] * 2
+    assert network("st_fcn").stages[0].localisation.features == (32, 32, 32)
+    assert network("st_projection_cnn").stages[0].localisation.features == (64, 32, 32)
 
 
 def test_every_name_is_its_transform() -> None:

@@ -30,6 +30,7 @@ SPACES = {
     "clip_norm=none,1": {"clip_norm": "none,1.0"},
     "clip_norm=0.5..2": {"clip_norm": "0.5..2.0"},
     "features=32x32,48x64": {"features": "32x32,48x64"},
+    "localisation_features=none,8x8x16": {"localisation_features": "none,8x8x16"},
     "control_points=2x3": {"control_points": "2x3"},
     "align_corners=true,False": {"align_corners": "true,false"},
 }
@@ -225,6 +226,7 @@ VALUES = {
     "localisation_lr": [None, 0.5],
     "seed": [7],
     "features": [None, (3, 4)],
+    "localisation_features": [None, (3, 4, 5)],
     "control_points": [(2, 5)],
     "transform": ["rotation", "thin_plate_spline"],
     "align_corners": [True, False],

@@ -196,8 +196,10 @@ def test_a_picture_is_drawn_and_kept(
 
 def test_a_picture_that_shows_more_is_kept(
     write: Report,
+    runs: pathlib.Path,
     pictured: pathlib.Path,
     out: pathlib.Path,
+    compiled: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from PIL.PngImagePlugin import PngInfo
@@ -207,10 +209,20 @@ def test_a_picture_that_shows_more_is_kept(
     out.mkdir(parents=True)
     Image.new("L", (9, 9)).save(out / "table1.png", pnginfo=info)
     before = (out / "table1.png").read_bytes()
+    other = runs / "p-tiny" / "seed-0"
+    shutil.copytree(pictured, other)
+    shutil.rmtree(other / "checkpoints")
     assert write("table1") == 0
     assert (out / "table1.png").read_bytes() == before
     remark, _ = capsys.readouterr().out.splitlines()
     assert remark.startswith(f"{out}/table1.png: kept, since it shows p-tiny too, ")
+    # What has no result any more holds nothing.
+    shutil.rmtree(other)
+    (out / "table1.json").unlink()
+    with keeping_compiled(compiled):
+        assert write("table1") == 0
+    with Image.open(out / "table1.png") as opened:
+        assert opened.info["Cells"] == "r-tiny"
 
 
 def test_a_panel_shows_what_the_transformer_does(
