@@ -254,8 +254,8 @@ def ours(budget: Budget) -> list[Cell]:
 
 # Filters and units of its localisation network: on R, 1.06 to 1.18 % of the validation split are
 # wrong after each of epochs 17 to 20 of a training of 20; 1.24 to 1.34 with the paper's 20, 20 and
-# 20. On the larger canvases of RTS and TC the layer behind the convolutions has more parameters, of
-# which all networks have 150,000 at most.
+# 20 (one trial each, of which no record was kept). On the larger canvases of RTS and TC the layer
+# behind the convolutions has more parameters, of which all networks have 150,000 at most.
 _LOCALISATION: Mapping[str, tuple[int, int, int]] = {
     "r": (32, 32, 64),
     "rts": (32, 32, 48),

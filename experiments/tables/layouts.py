@@ -86,6 +86,7 @@ LAYOUTS: Mapping[TableName, Layout] = {
             *_DISTORTED[:4],
             "Weights decay by 0.1; training digits are bent and scaled a little before distortion.",
             "Behind a transformer the classifier sees 24 x 24; on TC 48 x 48, averaged 2 x 2.",
+            "But for TC, the localisation network is larger than the paper's.",
             _DISTORTED[5],
             _UNEQUAL,
         ),
