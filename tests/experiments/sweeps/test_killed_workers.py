@@ -68,10 +68,12 @@ def test_four_workers_of_which_two_are_killed(
 ) -> None:
     wanted = 24
     given = [*BASE, *arguments(place), "--population", 2, "--trials", wanted, "--pruner", "none"]
-    # One is killed within a trial, the other wherever it happens to be.
-    doomed = [start(*given, epoch_seconds=seconds) for seconds in (60, 0.1)]
+    # The slow one is killed within its trials, the other wherever it happens to be.
+    slow = start(*given, epoch_seconds=60)
+    wait_for(lambda: count(place, "RUNNING") == 2)
+    doomed = [slow, start(*given, epoch_seconds=0.1)]
     others = [start(*given, epoch_seconds=0.05) for _ in range(2)]
-    wait_for(lambda: count(place, "RUNNING") > 2 and count(place, "COMPLETE") > 2)
+    wait_for(lambda: count(place, "COMPLETE") > 2)
     for worker in doomed:
         worker.send_signal(signal.SIGKILL)
         time.sleep(0.2)
