@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Num, UInt8
 
 if TYPE_CHECKING:
+    import PIL.Image
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -295,8 +296,6 @@ def animate_frames(
         max_frames: if there are more times, only so many (at least 2) are drawn, from
             the first to the last.
     """
-    from PIL import Image, ImageColor
-
     inputs, grids = _checked_images(inputs), np.asarray(grids, np.float64)
     _check_grids(grids, inputs, "e n h w 2")
     epochs = np.asarray(epochs, np.float64)
@@ -306,20 +305,38 @@ def animate_frames(
     inputs, epochs = inputs[:_MOST_MOVING], epochs[kept]
     frames_px = to_pixels(grids[kept, :_MOST_MOVING], inputs.shape[1:3], align_corners)
 
-    figure, cells = _image_cells(
-        inputs, _margin(frames_px, inputs.shape[1:3]), columns=4, width=5.6
-    )
-    figure.set_dpi(90)
+    _save_gif(path, _moving_pictures(inputs, frames_px, _time_names(epochs)))
+
+
+# Moving frames
+
+
+def _time_names(epochs: Float[np.ndarray, " e"]) -> list[str]:
+    """Titles of one width, with no more decimals than the times need."""
     digits = 0 if np.all(epochs == np.round(epochs)) else 1 if np.ptp(epochs) >= 3 else 2
     numbers = [f"{epoch:.{digits}f}" for epoch in epochs]
     widest = max(map(len, numbers))
     # Spaces as wide as a digit, so that the title stands still.
-    names = [f"Epoch {number.rjust(widest, chr(0x2007))}" for number in numbers]
+    return [f"Epoch {number.rjust(widest, chr(0x2007))}" for number in numbers]
+
+
+def _moving_pictures(
+    inputs: Float[np.ndarray, "n h w c"],
+    frames_px: Float[np.ndarray, "e n out_h out_w 2"],
+    names: Sequence[str],
+) -> list[PIL.Image.Image]:
+    """The images with their frames and a title, once for each time."""
+    from PIL import Image
+
+    figure, cells = _image_cells(
+        inputs, _margin(frames_px, inputs.shape[1:3]), columns=4, width=5.6
+    )
+    figure.set_dpi(90)
     title = figure.suptitle(names[0])
     canvas: Any = figure.canvas
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    # The pictures do not move: they are drawn once, and only lines and title again over them.
+    # The images do not move: they are drawn once, and only lines and title again over them.
     artists = [_frame_artists(axes) for axes in cells]
     moving = [title, *(line for frame in artists for line in frame)]
     for artist in moving:
@@ -335,6 +352,15 @@ def animate_frames(
         for artist in moving:
             figure.draw_artist(artist)
         pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    return pictures
+
+
+# Files
+
+
+def _save_gif(path: str | os.PathLike[str], pictures: Sequence[PIL.Image.Image]) -> None:
+    """Writes pictures as a GIF of about six seconds, and a while to look at the last."""
+    from PIL import Image, ImageColor
 
     # One palette, without dithering: what does not move stays the same, hence costs no bytes.
     # The colours of the drawing itself are in it exactly, whatever the images need.
@@ -343,21 +369,17 @@ def animate_frames(
     palette.putpalette(
         [*found[: 3 * 96], *ImageColor.getrgb(_ORANGE), *ImageColor.getrgb(_OUTSIDE)]
     )
-    pictures = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    each_ms = int(np.clip(6000 / len(pictures), 80, 400))
-    durations_ms = [each_ms] * (len(pictures) - 1) + [2500]  # long enough to look at the end
+    reduced = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    each_ms = int(np.clip(6000 / len(reduced), 80, 400))
     with _written_whole(path) as partial:
-        pictures[0].save(
+        reduced[0].save(
             partial,
             format="GIF",
             save_all=True,
-            append_images=pictures[1:],
-            duration=durations_ms,
+            append_images=reduced[1:],
+            duration=[each_ms] * (len(reduced) - 1) + [2500],
             loop=0,
         )
-
-
-# Files
 
 
 @contextlib.contextmanager
