@@ -19,8 +19,8 @@ PROGRAM = "python -m experiments.report"
 class Options:
     """Write tables and pictures from the runs of `python -m experiments.paper`.
 
-    RESULTS/TABLE.json, TABLE.md and TABLE.png. Of what there is no run here, they keep what they
-    held before.
+    RESULTS/TABLE.json, TABLE.md and pictures/CELL.png. Of what there is no run here, they keep
+    what they held before.
     """
 
     tables: Annotated[tuple[TableName, ...], tyro.conf.Positional] = ()

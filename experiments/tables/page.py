@@ -1,6 +1,7 @@
 """A table of results as a page: a matrix like the paper's, then every cell with its origin."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from experiments.tables.cells import Budget, TableName
 from experiments.tables.layouts import LAYOUTS, Layout
@@ -8,19 +9,35 @@ from experiments.tables.markdown import MISSING, heading, line, number, table_he
 from experiments.tables.results import Result, Row
 
 COLLAPSED = "†"
+EARLIER = "<br>of an earlier run"
+
+
+class Picture(NamedTuple):
+    """A cell's picture.
+
+    Attributes:
+        file: where it is, seen from the folder of results.
+        current: whether it is of the result that is reported, not of one before.
+    """
+
+    file: str
+    current: bool
+
 
 # Model, transformation and what is set otherwise than in other tables.
 Network = tuple[str, str | None, str | None]
 
 
-def page(table: TableName, budget: Budget, rows: Sequence[Row], picture: str | None) -> str:
+def page(
+    table: TableName, budget: Budget, rows: Sequence[Row], pictures: Mapping[str, Picture]
+) -> str:
     """The page of a table.
 
     Args:
         table: its name.
         budget: of its runs. What is not of the paper's data is not compared with the paper.
         rows: all cells, with or without a result.
-        picture: the file of the picture beside the page, if there is one.
+        pictures: those there are, by the cell's name.
     """
     layout, comparable = LAYOUTS[table], budget != "quick"
     lines = [f"# {layout.title}", "", *_reading(layout, budget, comparable), ""]
@@ -32,9 +49,10 @@ def page(table: TableName, budget: Budget, rows: Sequence[Row], picture: str | N
     if layout.choices:
         lines += ["", "## Chosen where the paper is silent", ""]
         lines += [f"- {choice}" for choice in layout.choices]
-    if picture is not None:
-        lines += ["", "## What the transformers do", "", f"![{layout.title}]({picture})", ""]
-        lines += [layout.caption]
+    shown = [row for row in rows if row.cell.name in pictures]
+    if shown:
+        lines += ["", "## What the transformers do", "", layout.caption]
+        lines += ["", *_pictured(shown, pictures)]
     return "\n".join([*lines, "", *_cells(rows)]) + "\n"
 
 
@@ -78,6 +96,24 @@ def _matrix(
         entries = [entry(network, distortion) for distortion in columns]
         lines.append(line([name, f"`{transform}`" if transform else "none", *entries]))
     return lines
+
+
+def _pictured(rows: Sequence[Row], pictures: Mapping[str, Picture]) -> list[str]:
+    """A line for each distortion and model, a column for each transformation."""
+    transforms = list(dict.fromkeys(row.cell.transform or "none" for row in rows))
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        cell, picture = row.cell, pictures[row.cell.name]
+        entry = f"![{cell.name}]({picture.file})" + EARLIER * (not picture.current)
+        place = heading(cell.distortion), f"`{cell.model}`"
+        lines.setdefault(place, {})[cell.transform or "none"] = entry
+    return [
+        *table_head(["distortion", "network", *(f"`{name}`" for name in transforms)]),
+        *(
+            line([*place, *(entries.get(name, "") for name in transforms)])
+            for place, entries in lines.items()
+        ),
+    ]
 
 
 def _network(row: Row) -> Network:

@@ -1,4 +1,4 @@
-"""Draws what transformers do with a few images, one panel for each network, from plain arrays."""
+"""Draws what the transformers of a network do with a few images, from plain arrays."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,16 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageColor, PngImagePlugin
 
 from experiments import figures
 
 COLOURS = ("#ff7f0e", "#9acd32")  # of a network's transformers; seen on grey, magenta and cyan
 GROUND = "#d0d0d0"  # around an image
 MARGIN = 0.2  # around an input, in sizes of the image: frames may reach over its edge
-GAP, WIDE_GAP = 0.06, 0.4  # between images and between panels, in widths of an image
-LABELS = 0.5  # room for names, in widths of an image
-WIDTH_INCHES, IMAGE_INCHES = 10.0, 0.6
+GAP = 0.06  # between images, in widths of an image
+IMAGE_INCHES, LINE_WIDTH = 0.6, 0.9
 SHADES = 128
 
 
@@ -37,74 +36,57 @@ class Panel(NamedTuple):
     @property
     def height(self) -> float:
         """In widths of an image."""
-        return sum(_aspect(images) + GAP for images in (self.inputs, *self.outputs))
+        return sum(_aspect(images) + GAP for images in (self.inputs, *self.outputs)) - GAP
 
 
-def draw_panels(
-    rows: Sequence[str],
-    columns: Sequence[str],
-    panels: Mapping[tuple[str, str], Panel],
-    texts: Mapping[str, str],
-) -> bytes:
-    """A table of panels: inputs with frames, and what each transformer makes of them below.
+def draw_panel(panel: Panel, texts: Mapping[str, str]) -> bytes:
+    """Inputs with frames, and what each transformer makes of them below, as a PNG.
 
     Args:
-        rows: names of rows.
-        columns: names of columns.
-        panels: by (row, column); where there is none, the place is empty.
+        panel: what is drawn.
         texts: to be kept in the file, by name.
-
-    Returns:
-        The picture as a PNG.
     """
-    width = max(len(panel.inputs) for panel in panels.values()) * (1 + GAP) - GAP + WIDE_GAP
-    heights = [max(panels[at].height for at in panels if at[0] == row) + WIDE_GAP for row in rows]
-    size = LABELS + len(columns) * width - WIDE_GAP, LABELS + sum(heights) - WIDE_GAP
-    unit = min(IMAGE_INCHES, WIDTH_INCHES / size[0])
-    figure = figures.new_figure(unit * size[0], unit * size[1])
+    width = len(panel.inputs) * (1 + GAP) - GAP
+    figure = figures.new_figure(IMAGE_INCHES * width, IMAGE_INCHES * panel.height)
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    lefts = [LABELS + i * width for i in range(len(columns))]
-    tops = [LABELS + float(top) for top in np.cumsum([0, *heights[:-1]])]
-    text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": max(5.0, 15 * unit)}
-    for name, left in zip(columns, lefts, strict=True):
-        axes.text(left + (width - WIDE_GAP) / 2, LABELS / 2, name, **text)
-    for name, top, height in zip(rows, tops, heights, strict=True):
-        axes.text(LABELS / 2, top + (height - WIDE_GAP) / 2, name, rotation=90, **text)
-        for column, left in zip(columns, lefts, strict=True):
-            if (name, column) in panels:
-                _draw_panel(axes, panels[name, column], (left, top), 1.5 * unit)
-    axes.set(xlim=(0, size[0]), ylim=(size[1], 0))
-    return _as_png(figure, texts)
+    _draw(axes, panel, LINE_WIDTH)
+    axes.set(xlim=(0, width), ylim=(panel.height, 0))
+    canvas: Any = figure.canvas
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return as_png(Image.fromarray(pixels), texts)
 
 
-def _as_png(figure: Any, texts: Mapping[str, str]) -> bytes:
-    """A figure as a PNG of few colours, which is a third of the size: pictures are kept in git."""
-    figure.canvas.draw()
-    drawn = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
+def as_png(picture: Image.Image, texts: Mapping[str, str]) -> bytes:
+    """A PNG of few colours, which is a third of the size: pictures are kept in git."""
     info, file = PngImagePlugin.PngInfo(), io.BytesIO()
     for name, text in texts.items():
         info.add_text(name, text)
-    few = drawn.quantize(SHADES, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    pixels = picture.convert("RGB")
+    # The colours of the drawing itself are among them exactly, whatever the images need.
+    found = pixels.quantize(SHADES, Image.Quantize.MAXCOVERAGE).getpalette() or []
+    own = [value for colour in (GROUND, *COLOURS) for value in ImageColor.getrgb(colour)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*found[: 3 * SHADES], *own])
+    few = pixels.quantize(palette=palette, dither=Image.Dither.NONE)
     few.save(file, "PNG", optimize=True, pnginfo=info)
     return file.getvalue()
 
 
-def _draw_panel(axes: Any, panel: Panel, corner: tuple[float, float], line_width: float) -> None:
-    """Draws a panel with its upper left corner at a place."""
-    left, top = corner
+def _draw(axes: Any, panel: Panel, line_width: float) -> None:
     inputs, *outputs = figures.as_rgb(panel.inputs, *panel.outputs)
     frames = [
         figures.to_pixels(grids, inputs.shape[1:3], panel.align_corners) for grids in panel.grids
     ]
-    for i, cell in enumerate(_cells(inputs, left, top)):
+    for i, cell in enumerate(_cells(inputs, 0)):
         cell.set(facecolor=GROUND, zorder=-1)
         axes.add_patch(cell)
         _draw_framed(axes, cell, inputs[i], [frame[i] for frame in frames], line_width)
-    top += _aspect(inputs) + GAP
+    top = _aspect(inputs) + GAP
     for images, colour in zip(outputs, COLOURS, strict=False):
-        for image, cell in zip(images, _cells(images, left, top), strict=True):
+        for image, cell in zip(images, _cells(images, top), strict=True):
             x, y = cell.get_xy()
             axes.imshow(image, extent=(x, x + 1, y + _aspect(images), y))
             if len(outputs) > 1:  # whose it is
@@ -130,13 +112,12 @@ def _draw_framed(
             artist.set_clip_path(cell)
 
 
-def _cells(images: np.ndarray, left: float, top: float) -> Iterator[Any]:
+def _cells(images: np.ndarray, top: float) -> Iterator[Any]:
     """The places of images in a row, as rectangles."""
     from matplotlib.patches import Rectangle
 
     for i in range(len(images)):
-        place = (left + i * (1 + GAP), top)
-        yield Rectangle(place, 1, _aspect(images), facecolor="none", linewidth=0)
+        yield Rectangle((i * (1 + GAP), top), 1, _aspect(images), facecolor="none", linewidth=0)
 
 
 def _aspect(images: np.ndarray) -> float:

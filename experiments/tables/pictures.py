@@ -1,4 +1,8 @@
-"""The picture of a table: what the transformers learned, from the files of finished runs."""
+"""Pictures of what transformers learned, one file for each cell, from the files of finished runs.
+
+A picture names the result that it is of. So pictures that were drawn where the runs are come
+together with those of other machines, as results do, and an outdated one is known as such.
+"""
 
 import functools
 import pathlib
@@ -12,14 +16,16 @@ from experiments import gallery
 from experiments.checkpoints import SUFFIX
 from experiments.config import Data, DatasetName
 from experiments.datasets import Dataset
-from experiments.records import read_config, write_atomically
+from experiments.records import RunError, read_config, write_atomically, writing
 from experiments.tables import folders
-from experiments.tables.cells import Cell, TableName
-from experiments.tables.markdown import heading
-from experiments.tables.panels import Panel, draw_panels
+from experiments.tables.cells import TableName
+from experiments.tables.page import Picture
+from experiments.tables.panels import Panel, as_png, draw_panel
+from experiments.tables.results import Result, Row
 
+FOLDER = "pictures"  # among results
 SHOWN = 4  # images of a panel
-# Whose transformers are shown, one row of panels for each distortion, or for each network.
+# Whose transformers are shown.
 NETWORKS: Mapping[TableName, tuple[str, ...]] = {
     "table1": ("st_cnn",),
     "addition": ("2x_st_fcn",),
@@ -27,92 +33,97 @@ NETWORKS: Mapping[TableName, tuple[str, ...]] = {
     "ours": ("st_compact",),
     "gtsrb": ("1x_st_compact", "2x_st_compact", "3x_st_compact"),
 }
-# Tables whose runs draw what a picture of the table has to show: the cell and its figure.
-DRAWN: Mapping[TableName, tuple[str, str]] = {
-    "colocalisation": ("colocalisation-tc", "windows.png"),
-}
-CELLS = "Cells"  # the text in a picture's file that names the cells it shows
+# Cells whose runs draw what there is to show, and the figure.
+DRAWN: Mapping[str, str] = {"colocalisation-tc": "windows.png"}
+OF = "Result"  # the text in a picture's file that names the result
 
 
 def draw(
-    path: pathlib.Path,
     table: TableName,
-    cells: Sequence[Cell],
-    folder: pathlib.Path,
+    rows: Sequence[Row],
+    results: pathlib.Path,
+    runs: pathlib.Path,
     data_dir: str | None,
-) -> str | None:
-    """Draws the picture of a table, unless the one that is there shows more cells; says so then.
-
-    Of tables whose runs draw it themselves, the newest takes the place of what is there.
+) -> None:
+    """Draws the pictures of a table's cells that are missing or outdated, of runs that are here.
 
     Args:
-        path: of the picture.
         table: the table.
-        cells: those of its cells that have a result.
-        folder: RUN_DIR/BUDGET.
+        rows: its cells.
+        results: the folder of results.
+        runs: RUN_DIR/BUDGET.
         data_dir: where data lie; None: where each run had them.
 
     Raises:
-        RunError: if a record or a checkpoint is damaged, or the picture cannot be written.
+        RunError: if a record or a checkpoint is damaged, or a picture cannot be written.
         DatasetError: if the data cannot be had.
     """
-    if table in DRAWN:
-        _copy(path, *DRAWN[table], cells, folder)
-        return None
-    models = NETWORKS.get(table, ())
-    pictured = [cell for cell in cells if cell.model in models]
-    found = {cell.name: _drawable(cell, folder) for cell in pictured}
-    runs = {name: run for name, run in found.items() if run is not None}
-    if not runs:
-        return None
-    lost = [name for name in found if name in _shown(path) and name not in runs]
-    if lost:
-        return f"{path}: kept, since it shows {', '.join(lost)} too, not to be had from {folder}"
-    drawn = [cell for cell in pictured if cell.name in runs]
-
-    def place(cell: Cell) -> tuple[str, str]:
-        row = heading(cell.distortion) if len(models) == 1 else cell.model
-        return row, cell.transform or ""
-
-    panels = {place(cell): panel(runs[cell.name], data_dir) for cell in drawn}
-    rows, columns = (
-        [name for name in dict.fromkeys(names) if name in {each[axis] for each in panels}]
-        for axis, names in enumerate(zip(*map(place, pictured), strict=True))
-    )
-    write_atomically(path, draw_panels(rows, columns, panels, {CELLS: " ".join(runs)}))
-    return None
+    for row in rows:
+        cell, path = row.cell, _path(results, row)
+        pictured = cell.model in NETWORKS.get(table, ()) or cell.name in DRAWN
+        if not pictured or row.result is None or _of(path) == _name(row.result):
+            continue
+        if folders.read_result(cell, runs)[0] != row.result:
+            continue  # it is from elsewhere
+        drawn = _drawn(row, runs, data_dir)
+        if drawn is not None:
+            with writing(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, drawn)
 
 
-def _copy(
-    path: pathlib.Path, name: str, figure: str, cells: Sequence[Cell], folder: pathlib.Path
-) -> None:
-    """Takes the picture that a finished run of a cell drew, if there is one."""
-    runs = [run for cell in cells if cell.name == name for run in folders.ended(cell, folder)[0]]
-    for run in runs:
-        drawn = run.folder / "figures" / figure
-        if run.summary is not None and drawn.exists():
-            write_atomically(path, drawn.read_bytes())
-            return
+def found(rows: Sequence[Row], results: pathlib.Path) -> dict[str, Picture]:
+    """The pictures there are of cells that have a result, by the cell's name."""
+    paths = {row.cell.name: (row.result, _path(results, row)) for row in rows}
+    return {
+        name: Picture(f"{FOLDER}/{path.name}", _of(path) == _name(result))
+        for name, (result, path) in paths.items()
+        if result is not None and path.exists()
+    }
 
 
-def _drawable(cell: Cell, folder: pathlib.Path) -> pathlib.Path | None:
-    """The first finished run of a cell that has a checkpoint."""
-    for run in folders.ended(cell, folder)[0]:
-        if run.summary is not None and any((run.folder / "checkpoints").glob(f"*{SUFFIX}")):
-            return run.folder
-    return None
+def _path(results: pathlib.Path, row: Row) -> pathlib.Path:
+    return results / FOLDER / f"{row.cell.name}.png"
 
 
-def _shown(path: pathlib.Path) -> list[str]:
-    """The names of the cells that a picture shows; none where there is no such picture."""
+def _name(result: Result) -> str:
+    """What a picture's file calls a result: the code and the settings that made it."""
+    return f"{result.git_commit} {result.settings}"
+
+
+def _of(path: pathlib.Path) -> str | None:
+    """The result that a picture is of; None where there is no such picture."""
     try:
         with Image.open(path) as picture:
-            return picture.info.get(CELLS, "").split()
+            return picture.info.get(OF)
     except (FileNotFoundError, UnidentifiedImageError):
-        return []
+        return None
 
 
-@functools.cache
+def _drawn(row: Row, runs: pathlib.Path, data_dir: str | None) -> bytes | None:
+    """The picture of the first run of a cell that has what it takes, as a PNG."""
+    assert row.result is not None
+    texts = {OF: _name(row.result)}
+    figure = DRAWN.get(row.cell.name)
+    for run in folders.ended(row.cell, runs)[0]:
+        if run.summary is None:
+            continue
+        if figure is not None and (path := run.folder / "figures" / figure).exists():
+            return _copied(path, texts)
+        if figure is None and any((run.folder / "checkpoints").glob(f"*{SUFFIX}")):
+            return draw_panel(panel(run.folder, data_dir), texts)
+    return None
+
+
+def _copied(path: pathlib.Path, texts: Mapping[str, str]) -> bytes:
+    """A picture that a run drew, with other texts."""
+    try:
+        with Image.open(path) as picture:
+            return as_png(picture, texts)
+    except UnidentifiedImageError as error:
+        raise RunError(f"{path}: not a picture") from error
+
+
 def panel(run: pathlib.Path, data_dir: str | None) -> Panel:
     """What the transformers of a finished run do with the first test images.
 
@@ -126,12 +137,12 @@ def panel(run: pathlib.Path, data_dir: str | None) -> Panel:
     experiment = setup.assemble(config, dataset)
     params = gallery.trained_params(run, experiment)
     probe = gallery.Probe(experiment, SHOWN)
-    found = probe.intermediates(params)
-    grids = gallery.frames(experiment, {name: each["theta"] for name, each in found.items()})
+    looked = probe.intermediates(params)
+    grids = gallery.frames(experiment, {name: each["theta"] for name, each in looked.items()})
     return Panel(
         gallery.visible(probe.images),
         [np.asarray(grid) for grid in grids.values()],
-        [gallery.visible(found[name]["output"]) for name in grids],
+        [gallery.visible(looked[name]["output"]) for name in grids],
         config.model.align_corners,
     )
 

@@ -1,4 +1,4 @@
-"""Writes the files of each table: TABLE.json, TABLE.md and TABLE.png."""
+"""Writes the files of each table: TABLE.json, TABLE.md and pictures of its cells."""
 
 import pathlib
 from typing import NamedTuple
@@ -36,19 +36,17 @@ def write(table: TableName, places: Places) -> bool:
         DatasetError: if the data for pictures cannot be had.
     """
     rows, remarks = _rows(table, places)
-    json, markdown, picture = (places.results / f"{table}.{end}" for end in ("json", "md", "png"))
     known = [row for row in rows if row.result is not None]
     if not known:
         return False
     with writing(places.results):
         places.results.mkdir(parents=True, exist_ok=True)
     if places.figures:
-        cells = [row.cell for row in known]
-        remark = pictures.draw(picture, table, cells, places.runs, places.data_dir)
-        remarks += [] if remark is None else [remark]
-    shown = picture.name if picture.exists() else None
+        pictures.draw(table, known, places.results, places.runs, places.data_dir)
+    json, markdown = (places.results / f"{table}.{end}" for end in ("json", "md"))
     write_json(json, results.document(table, places.budget, rows))
-    write_atomically(markdown, page(table, places.budget, rows, shown).encode())
+    text = page(table, places.budget, rows, pictures.found(known, places.results))
+    write_atomically(markdown, text.encode())
     for remark in remarks:
         print(remark)
     print(f"{table}: {len(known)} of {len(rows)} cells in {markdown}")

@@ -24,7 +24,7 @@ def result(*errors: float | None) -> Result:
 
 
 def page(table: TableName, found: Mapping[str, Result], budget: Budget = "standard") -> str:
-    return pages.page(table, budget, rows(table, found, budget), None)
+    return pages.page(table, budget, rows(table, found, budget), {})
 
 
 def matrix(text: str) -> dict[tuple[str, str], list[str]]:
@@ -136,6 +136,21 @@ def test_networks_come_by_their_transformers() -> None:
         "1x_st_compact",
         "2x_st_compact",
         "3x_st_compact",
+    ]
+
+
+def test_pictures_stand_by_distortion_and_transformation() -> None:
+    names = ["r-st_cnn-affine", "p-st_cnn-projective", "p-st_cnn-affine"]
+    found = rows("table1", {name: result(1.0) for name in names})
+    pictures = {name: pages.Picture(f"pictures/{name}.png", name[0] == "r") for name in names}
+    text = pages.page("table1", "standard", found, pictures)
+    lines = text.partition("## What the transformers do")[2].partition("## Cells")[0].splitlines()
+    assert lines[-5:-1] == [
+        "| distortion | network | `affine` | `projective` |",
+        "|---|---|---|---|",
+        "| R | `st_cnn` | ![r-st_cnn-affine](pictures/r-st_cnn-affine.png) |  |",
+        "| P | `st_cnn` | ![p-st_cnn-affine](pictures/p-st_cnn-affine.png)<br>of an earlier run "
+        "| ![p-st_cnn-projective](pictures/p-st_cnn-projective.png)<br>of an earlier run |",
     ]
 
 

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from experiments.tables.panels import Panel, draw_panels
+from experiments.tables.panels import Panel, draw_panel
 
 ORANGE, GREEN, GROUND = (255, 127, 14), (154, 205, 50), (208, 208, 208)
 
@@ -29,18 +29,23 @@ def close_to(pixels: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     return np.abs(pixels - colour).max(-1) < 16
 
 
-def test_each_panel_is_in_its_row_and_column() -> None:
-    panels = {("a", "x"): panel(), ("b", "y"): panel()}
-    pixels = read(draw_panels(["a", "b"], ["x", "y"], panels, {}))
-    height, width = pixels.shape[0] // 2, pixels.shape[1] // 2
-    for row in range(2):
-        for column in range(2):
-            part = pixels[row * height :, column * width :][:height, :width]
-            assert close_to(part, ORANGE).any() == (row == column)
+def drawn(shown: Panel) -> np.ndarray:
+    return read(draw_panel(shown, {}))
+
+
+def test_inputs_are_framed_and_stand_above_outputs() -> None:
+    pixels = drawn(panel(count=3))
+    height, width, _ = pixels.shape
+    assert 1.2 < width / height < 1.8  # three beside each other, two below each other
+    for i in range(3):
+        above = pixels[: height // 2 - 3, i * width // 3 :][:, : width // 3 - 6]
+        assert close_to(above, ORANGE).any()
+        assert (above[2, 10] == GROUND).all()
+    assert not close_to(pixels[height // 2 + 3 :], ORANGE).any()
 
 
 def test_outputs_of_two_transformers_have_the_colours_of_their_frames() -> None:
-    one, two = (read(draw_panels(["a"], ["x"], {("a", "x"): panel(count)}, {})) for count in (1, 2))
+    one, two = (drawn(panel(count)) for count in (1, 2))
     assert not close_to(one, GREEN).any()
     assert two.shape[0] > one.shape[0]  # another row of outputs
     below = two[-one.shape[0] // 4 :]
@@ -51,22 +56,21 @@ def test_outputs_of_two_transformers_have_the_colours_of_their_frames() -> None:
 
 def test_a_frame_that_left_its_image_does_not_reach_into_others() -> None:
     far = panel(scale=2.5)
-    pixels = read(draw_panels(["a"], ["x"], {("a", "x"): far}, {}))
+    pixels = drawn(far)
     assert not close_to(pixels, ORANGE).any()
     assert close_to(pixels, GROUND).any()
     lost = far._replace(grids=[np.full((3, 5, 5, 2), np.nan)])
-    assert not close_to(read(draw_panels(["a"], ["x"], {("a", "x"): lost}, {})), ORANGE).any()
+    assert not close_to(drawn(lost), ORANGE).any()
 
 
-def test_the_file_is_small_and_keeps_its_texts() -> None:
-    rows, columns = np.mgrid[:28, :28]
-    ring = np.exp(-((np.hypot(rows - 14, columns - 14) - 8) ** 2) / 3)
-    rings = np.tile(ring[..., None].astype(np.float32), (4, 1, 1, 1))
-    full = panel(count=4)._replace(inputs=rings, outputs=[rings])
-    names = [str(i) for i in range(6)]
-    panels = {(row, column): full for row in names[:5] for column in names}
-    data = draw_panels(names[:5], names, panels, {"Cells": "a b"})
-    assert len(data) < 300_000
+def test_the_file_is_small_and_keeps_its_colours_and_texts() -> None:
+    colours = np.random.default_rng(0).random((4, 28, 28, 3), np.float32)
+    full = panel(count=4)._replace(inputs=colours, outputs=[colours])
+    data = draw_panel(full, {"Result": "a b"})
+    assert len(data) < 40_000
     with Image.open(io.BytesIO(data)) as picture:
-        assert picture.info["Cells"] == "a b"
-        assert picture.width <= 1500
+        assert picture.info["Result"] == "a b"
+        assert picture.width <= 400
+    pixels = read(data)
+    assert (pixels[2, 2] == GROUND).all()
+    assert (pixels == ORANGE).all(-1).any()

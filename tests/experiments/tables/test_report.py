@@ -171,58 +171,68 @@ def pictured(
     return runs / "r-tiny" / "seed-0"
 
 
-def test_a_picture_is_drawn_and_kept(
-    write: Report,
-    pictured: pathlib.Path,
-    out: pathlib.Path,
-    compiled: pathlib.Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert write("table1", "--no-figures") == 0
-    assert "table1.png" not in (out / "table1.md").read_text()
-    with keeping_compiled(compiled):
-        assert write("table1") == 0
-    picture = out / "table1.png"
-    assert "(table1.png)" in (out / "table1.md").read_text()
-    with Image.open(picture) as opened:
-        assert opened.info["Cells"] == "r-tiny"
-        assert opened.width > opened.height > 50
-    drawn = picture.read_bytes()
-    shutil.rmtree(pictured / "checkpoints")
-    assert write("table1") == 0
-    assert picture.read_bytes() == drawn
-    assert "(table1.png)" in (out / "table1.md").read_text()
-
-
-def test_a_picture_that_shows_more_is_kept(
+def test_a_picture_is_drawn_once_and_kept(
     write: Report,
     runs: pathlib.Path,
     pictured: pathlib.Path,
     out: pathlib.Path,
     compiled: pathlib.Path,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_text(pictures.CELLS, "r-tiny p-tiny gone")
-    out.mkdir(parents=True)
-    Image.new("L", (9, 9)).save(out / "table1.png", pnginfo=info)
-    before = (out / "table1.png").read_bytes()
-    other = runs / "p-tiny" / "seed-0"
-    shutil.copytree(pictured, other)
-    shutil.rmtree(other / "checkpoints")
-    assert write("table1") == 0
-    assert (out / "table1.png").read_bytes() == before
-    remark, _ = capsys.readouterr().out.splitlines()
-    assert remark.startswith(f"{out}/table1.png: kept, since it shows p-tiny too, ")
-    # What has no result any more holds nothing.
-    shutil.rmtree(other)
-    (out / "table1.json").unlink()
+    assert write("table1", "--no-figures") == 0
+    assert "What the transformers do" not in (out / "table1.md").read_text()
     with keeping_compiled(compiled):
         assert write("table1") == 0
-    with Image.open(out / "table1.png") as opened:
-        assert opened.info["Cells"] == "r-tiny"
+    page = (out / "table1.md").read_text()
+    assert "| R | `st_cnn` | ![r-tiny](pictures/r-tiny.png) |\n" in page
+    (picture,) = (out / "pictures").iterdir()
+    with Image.open(picture) as opened:
+        assert opened.width > opened.height > 50
+    drawn = picture.read_bytes()
+    # It is not drawn again, for which it would take a checkpoint, nor lost with its run.
+    shutil.rmtree(pictured / "checkpoints")
+    assert write("table1") == 0
+    shutil.rmtree(runs / "r-tiny")
+    assert write("table1") == 0
+    assert picture.read_bytes() == drawn
+    assert (out / "table1.md").read_text() == page
+
+
+def test_a_picture_of_another_result_is_told_apart_until_it_is_drawn_anew(
+    write: Report, pictured: pathlib.Path, out: pathlib.Path, compiled: pathlib.Path
+) -> None:
+    earlier = out / "pictures" / "r-tiny.png"
+    earlier.parent.mkdir(parents=True)
+    # Neither these, of which one has no result, nor what is no picture at all is of the result.
+    for name in ("r-tiny", "p-tiny"):
+        Image.new("L", (9, 9)).save(earlier.with_name(f"{name}.png"))
+    before = earlier.read_bytes()
+    checkpoints = pictured / "checkpoints"
+    checkpoints.rename(pictured / "elsewhere")
+    for content in (before, b"no picture"):
+        earlier.write_bytes(content)
+        assert write("table1") == 0
+        assert earlier.read_bytes() == content
+        page = (out / "table1.md").read_text()
+        assert "| ![r-tiny](pictures/r-tiny.png)<br>of an earlier run |" in page
+        assert "p-tiny.png" not in page
+    (pictured / "elsewhere").rename(checkpoints)
+    with keeping_compiled(compiled):
+        assert write("table1") == 0
+    assert earlier.read_bytes() != b"no picture"
+    assert "earlier run" not in (out / "table1.md").read_text()
+
+
+def test_no_picture_is_drawn_of_runs_that_are_not_reported(
+    write: Report, runs: pathlib.Path, pictured: pathlib.Path, out: pathlib.Path
+) -> None:
+    second = runs / "r-tiny" / "seed-1"
+    shutil.copytree(pictured, second)
+    settings = second / "config.json"
+    settings.write_text(settings.read_text().replace('"seed": 0', '"seed": 1'))
+    assert write("table1", "--no-figures") == 0
+    shutil.rmtree(second)
+    assert write("table1") == 0  # two runs are known, one is here
+    assert not (out / "pictures").exists()
 
 
 def test_a_panel_shows_what_the_transformer_does(
@@ -262,12 +272,25 @@ def test_a_colocalisation_shows_what_its_run_drew_and_what_was_found_untrained(
     figures.mkdir()
     Image.new("L", (9, 9)).save(figures / "windows.png")
     assert write("colocalisation") == 0
-    drawn = (figures / "windows.png").read_bytes()
-    assert (out / "colocalisation.png").read_bytes() == drawn
+    picture = out / "pictures" / "colocalisation-tc.png"
+    drawn = picture.read_bytes()
+    with Image.open(picture) as opened:
+        assert opened.size == (9, 9)
     page = (out / "colocalisation.md").read_text()
-    assert "(colocalisation.png)" in page
+    assert "(pictures/colocalisation-tc.png)" in page
     assert "| 98 (89) | 99 (87) | 94.5 | 81.8 |" in page
     shutil.rmtree(runs / "colocalisation-tc")
     assert write("colocalisation") == 0
-    assert (out / "colocalisation.png").read_bytes() == drawn
+    assert picture.read_bytes() == drawn
     assert (out / "colocalisation.md").read_text() == page
+
+
+def test_a_damaged_picture_of_a_run_is_named(
+    write: Report, runs: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.run(runs, "colocalisation-tc")
+    path = runs / "colocalisation-tc" / "seed-0" / "figures" / "windows.png"
+    path.parent.mkdir()
+    path.write_bytes(b"no picture")
+    assert write("colocalisation") == 1
+    assert capsys.readouterr().err == f"error: {path}: not a picture\n"
