@@ -76,7 +76,7 @@ def read_result(cell: Cell, folder: pathlib.Path) -> tuple[Result | None, list[s
         return None, remarks
     summaries = [run.summary for run in found if run.summary is not None]
     origin = _origin(summaries) | {"settings": fingerprint(cell)}
-    return Result(tuple(map(_run, found)), **origin), remarks
+    return Result(tuple(map(measured, found)), **origin), remarks
 
 
 def ended(cell: Cell, folder: pathlib.Path) -> tuple[list[Ended], list[str]]:
@@ -141,7 +141,8 @@ def _check(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
             raise RunError(f"{path}: {name} must be of type {expected}; got {value!r}")
 
 
-def _run(run: Ended) -> Run:
+def measured(run: Ended) -> Run:
+    """What is reported of a run."""
     summary = run.summary
     if summary is None:
         return Run(run.seed)

@@ -7,6 +7,11 @@ from experiments.tables.cells import TableName
 from experiments.tables.results import Row, known_errors
 from experiments.tables.sections import advice, per_digit
 
+_CAPTION = (
+    "Test images with the frame that is sampled (dot: its upper left corner), and\n"
+    "below what the transformer makes of them."
+)
+
 
 class Layout(NamedTuple):
     """How a table is shown.
@@ -18,7 +23,7 @@ class Layout(NamedTuple):
         more: sections between the matrix and the cells, from the rows to lines.
         published: whose numbers stand in brackets; None where there are none.
         choices: what was chosen where the paper is silent.
-        caption: of the picture.
+        caption: of the pictures.
     """
 
     title: str
@@ -27,10 +32,7 @@ class Layout(NamedTuple):
     more: tuple[Callable[[Sequence[Row]], list[str]], ...] = ()
     published: str | None = "the paper's"
     choices: tuple[str, ...] = ()
-    caption: str = (
-        "Test images with the frame that is sampled (dot: its upper left corner), and\n"
-        "below what the transformer makes of them."
-    )
+    caption: str = _CAPTION
 
 
 def no_worse_than_the_paper(row: Row, column: Sequence[Row]) -> bool:
@@ -109,7 +111,8 @@ LAYOUTS: Mapping[TableName, Layout] = {
             "The networks start as ones that look for ink, as the paper's did not.",
             "Correct is an IoU above 0.5 with the 28 x 28 box of the placed image.",
         ),
-        caption="Images of TC, a digit in each row: the window found (solid) and the true one.",
+        caption="Images of TC, a digit in each row: the window that was found (solid) and the\n"
+        "true one (dashed).",
     ),
     "projection3d": Layout(
         "Appendix A.3: solids seen along a learned axis",
@@ -128,5 +131,6 @@ LAYOUTS: Mapping[TableName, Layout] = {
         "Bold is the best.",
         published="the lowest published error with as many transformers, which is of larger images "
         "(48 x 48; here they are 32 x 32 and squashed)",
+        caption=_CAPTION + " Only the first, which sees the image, is shown.",
     ),
 }

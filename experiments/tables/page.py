@@ -9,7 +9,7 @@ from experiments.tables.markdown import MISSING, heading, line, number, table_he
 from experiments.tables.results import Result, Row
 
 COLLAPSED = "†"
-EARLIER = "<br>of an earlier run"
+EARLIER = "‡"
 
 
 class Picture(NamedTuple):
@@ -77,43 +77,40 @@ def _matrix(
     rows: Sequence[Row], bold: Callable[[Row, Sequence[Row]], bool], comparable: bool
 ) -> list[str]:
     """A line for each network, transformation and change, a column for each distortion."""
-    columns = list(dict.fromkeys(row.cell.distortion for row in rows))
-    placed = {(*_network(row), row.cell.distortion): row for row in rows}
 
-    def entry(network: Network, distortion: str) -> str:
-        row = placed.get((*network, distortion))
-        if row is None:
-            return ""
+    def entry(row: Row) -> str:
         published = row.cell.published if comparable else None
         behind = "" if published is None else f" ({published})"
-        column = [other for other in rows if other.cell.distortion == distortion]
+        column = [other for other in rows if other.cell.distortion == row.cell.distortion]
         return _error(row.result, bold(row, column)) + COLLAPSED * bool(row.collapsed) + behind
 
+    return _by_network(rows, entry)
+
+
+def _by_network(rows: Sequence[Row], entry: Callable[[Row], str]) -> list[str]:
+    """A line for each network, transformation and change, a column for each distortion."""
+    columns = list(dict.fromkeys(row.cell.distortion for row in rows))
+    entries = {(*_network(row), row.cell.distortion): entry(row) for row in rows}
     lines = table_head(["network", "transformation", *map(heading, columns)])
     for network in _networks(rows):
         model, transform, variant = network
         name = f"`{model}`" if variant is None else f"`{model}`, {variant}"
-        entries = [entry(network, distortion) for distortion in columns]
-        lines.append(line([name, f"`{transform}`" if transform else "none", *entries]))
+        found = [entries.get((*network, distortion), "") for distortion in columns]
+        lines.append(line([name, f"`{transform}`" if transform else "none", *found]))
     return lines
 
 
 def _pictured(rows: Sequence[Row], pictures: Mapping[str, Picture]) -> list[str]:
-    """A line for each distortion and model, a column for each transformation."""
-    transforms = list(dict.fromkeys(row.cell.transform or "none" for row in rows))
-    lines: dict[tuple[str, str], dict[str, str]] = {}
-    for row in rows:
-        cell, picture = row.cell, pictures[row.cell.name]
-        entry = f"![{cell.name}]({picture.file})" + EARLIER * (not picture.current)
-        place = heading(cell.distortion), f"`{cell.model}`"
-        lines.setdefault(place, {})[cell.transform or "none"] = entry
-    return [
-        *table_head(["distortion", "network", *(f"`{name}`" for name in transforms)]),
-        *(
-            line([*place, *(entries.get(name, "") for name in transforms)])
-            for place, entries in lines.items()
-        ),
-    ]
+    """The pictures, where errors stand in the matrix, and what their mark means."""
+
+    def entry(row: Row) -> str:
+        picture = pictures[row.cell.name]
+        return f"![{row.cell.name}]({picture.file})" + EARLIER * (not picture.current)
+
+    lines = [entry(rows[0])] if len(rows) == 1 else _by_network(rows, entry)
+    if any(not picture.current for picture in pictures.values()):
+        lines += ["", f"{EARLIER} Of an earlier run, whose error is not the one above."]
+    return lines
 
 
 def _network(row: Row) -> Network:

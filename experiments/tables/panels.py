@@ -51,7 +51,7 @@ def draw_panel(panel: Panel, texts: Mapping[str, str]) -> bytes:
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    _draw(axes, panel, LINE_WIDTH)
+    _draw(axes, panel)
     axes.set(xlim=(0, width), ylim=(panel.height, 0))
     canvas: Any = figure.canvas
     canvas.draw()
@@ -75,7 +75,7 @@ def as_png(picture: Image.Image, texts: Mapping[str, str]) -> bytes:
     return file.getvalue()
 
 
-def _draw(axes: Any, panel: Panel, line_width: float) -> None:
+def _draw(axes: Any, panel: Panel) -> None:
     inputs, *outputs = figures.as_rgb(panel.inputs, *panel.outputs)
     frames = [
         figures.to_pixels(grids, inputs.shape[1:3], panel.align_corners) for grids in panel.grids
@@ -83,21 +83,19 @@ def _draw(axes: Any, panel: Panel, line_width: float) -> None:
     for i, cell in enumerate(_cells(inputs, 0)):
         cell.set(facecolor=GROUND, zorder=-1)
         axes.add_patch(cell)
-        _draw_framed(axes, cell, inputs[i], [frame[i] for frame in frames], line_width)
+        _draw_framed(axes, cell, inputs[i], [frame[i] for frame in frames])
     top = _aspect(inputs) + GAP
     for images, colour in zip(outputs, COLOURS, strict=False):
         for image, cell in zip(images, _cells(images, top), strict=True):
             x, y = cell.get_xy()
             axes.imshow(image, extent=(x, x + 1, y + _aspect(images), y))
             if len(outputs) > 1:  # whose it is
-                cell.set(edgecolor=colour, linewidth=line_width, zorder=2)
+                cell.set(edgecolor=colour, linewidth=LINE_WIDTH, zorder=2)
                 axes.add_patch(cell)
         top += _aspect(images) + GAP
 
 
-def _draw_framed(
-    axes: Any, cell: Any, image: np.ndarray, frames_px: Sequence[np.ndarray], line_width: float
-) -> None:
+def _draw_framed(axes: Any, cell: Any, image: np.ndarray, frames_px: Sequence[np.ndarray]) -> None:
     """Draws an image amid its cell, and frames as far as the cell reaches."""
     scale = 1 / (1 + 2 * MARGIN)
     size = scale * np.array([1, cell.get_height()])
@@ -106,8 +104,8 @@ def _draw_framed(
     axes.imshow(image, extent=(start[0], end[0], end[1], start[1]))
     for frame_px, colour in zip(frames_px, COLOURS, strict=False):
         frame = start + (frame_px + 0.5) * scale / image.shape[1]  # pixels are square
-        line = axes.plot(*figures.outline(frame).T, color=colour, linewidth=line_width)
-        dot = axes.plot(*frame[0, 0], color=colour, marker="o", markersize=2.5 * line_width)
+        line = axes.plot(*figures.outline(frame).T, color=colour, linewidth=LINE_WIDTH)
+        dot = axes.plot(*frame[0, 0], color=colour, marker="o", markersize=2.5 * LINE_WIDTH)
         for artist in (*line, *dot):
             artist.set_clip_path(cell)
 

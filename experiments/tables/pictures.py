@@ -1,7 +1,7 @@
 """Pictures of what transformers learned, one file for each cell, from the files of finished runs.
 
-A picture names the result that it is of. So pictures that were drawn where the runs are come
-together with those of other machines, as results do, and an outdated one is known as such.
+A picture names the run that it is of. So pictures that were drawn where the runs are come together
+with those of other machines, as results do, and one whose run is not reported any more is known.
 """
 
 import functools
@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from experiments import experiment as setup
 from experiments import gallery
@@ -18,14 +18,14 @@ from experiments.config import Data, DatasetName
 from experiments.datasets import Dataset
 from experiments.records import RunError, read_config, write_atomically, writing
 from experiments.tables import folders
-from experiments.tables.cells import TableName
+from experiments.tables.cells import Cell, TableName
 from experiments.tables.page import Picture
 from experiments.tables.panels import Panel, as_png, draw_panel
-from experiments.tables.results import Result, Row
+from experiments.tables.results import Result, Row, Run
 
 FOLDER = "pictures"  # among results
 SHOWN = 4  # images of a panel
-# Whose transformers are shown.
+# Whose transformers a table shows.
 NETWORKS: Mapping[TableName, tuple[str, ...]] = {
     "table1": ("st_cnn",),
     "addition": ("2x_st_fcn",),
@@ -35,7 +35,7 @@ NETWORKS: Mapping[TableName, tuple[str, ...]] = {
 }
 # Cells whose runs draw what there is to show, and the figure.
 DRAWN: Mapping[str, str] = {"colocalisation-tc": "windows.png"}
-OF = "Result"  # the text in a picture's file that names the result
+OF = "Run"  # the text in a picture's file that names the run
 
 
 def draw(
@@ -59,58 +59,62 @@ def draw(
         DatasetError: if the data cannot be had.
     """
     for row in rows:
-        cell, path = row.cell, _path(results, row)
-        pictured = cell.model in NETWORKS.get(table, ()) or cell.name in DRAWN
-        if not pictured or row.result is None or _of(path) == _name(row.result):
+        path = _path(results, row.cell)
+        if row.result is None or not _is_pictured(table, row.cell) or _is_current(path, row.result):
             continue
-        if folders.read_result(cell, runs)[0] != row.result:
-            continue  # it is from elsewhere
-        drawn = _drawn(row, runs, data_dir)
+        drawn = _of_result(row.cell, row.result, runs, data_dir)
         if drawn is not None:
             with writing(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, drawn)
 
 
-def found(rows: Sequence[Row], results: pathlib.Path) -> dict[str, Picture]:
-    """The pictures there are of cells that have a result, by the cell's name."""
-    paths = {row.cell.name: (row.result, _path(results, row)) for row in rows}
+def existing(table: TableName, rows: Sequence[Row], results: pathlib.Path) -> dict[str, Picture]:
+    """The pictures there are of a table's cells that have a result, by the cell's name."""
     return {
-        name: Picture(f"{FOLDER}/{path.name}", _of(path) == _name(result))
-        for name, (result, path) in paths.items()
-        if result is not None and path.exists()
+        row.cell.name: Picture(f"{FOLDER}/{path.name}", _is_current(path, row.result))
+        for row in rows
+        if row.result is not None and _is_pictured(table, row.cell)
+        if (path := _path(results, row.cell)).exists()
     }
 
 
-def _path(results: pathlib.Path, row: Row) -> pathlib.Path:
-    return results / FOLDER / f"{row.cell.name}.png"
+def _is_pictured(table: TableName, cell: Cell) -> bool:
+    return cell.name in DRAWN or cell.model in NETWORKS.get(table, ())
 
 
-def _name(result: Result) -> str:
-    """What a picture's file calls a result: the code and the settings that made it."""
-    return f"{result.git_commit} {result.settings}"
+def _path(results: pathlib.Path, cell: Cell) -> pathlib.Path:
+    return results / FOLDER / f"{cell.name}.png"
 
 
-def _of(path: pathlib.Path) -> str | None:
-    """The result that a picture is of; None where there is no such picture."""
+def _name(result: Result, run: Run) -> str:
+    """What a picture's file calls a run of a result."""
+    return f"{result.settings}: seed {run.seed}, {run.test_error} % after {run.seconds} s"
+
+
+def _is_current(path: pathlib.Path, result: Result) -> bool:
+    """Whether there is a picture, whole, of one of a result's runs."""
     try:
         with Image.open(path) as picture:
-            return picture.info.get(OF)
-    except (FileNotFoundError, UnidentifiedImageError):
-        return None
+            picture.load()
+            return picture.info.get(OF) in [_name(result, run) for run in result.runs]
+    except (OSError, SyntaxError, ValueError):  # all of which Pillow raises of damaged files
+        return False
 
 
-def _drawn(row: Row, runs: pathlib.Path, data_dir: str | None) -> bytes | None:
-    """The picture of the first run of a cell that has what it takes, as a PNG."""
-    assert row.result is not None
-    texts = {OF: _name(row.result)}
-    figure = DRAWN.get(row.cell.name)
-    for run in folders.ended(row.cell, runs)[0]:
-        if run.summary is None:
+def _of_result(
+    cell: Cell, result: Result, runs: pathlib.Path, data_dir: str | None
+) -> bytes | None:
+    """The picture of the first run of a result that is here and has what it takes, as a PNG."""
+    names = [_name(result, run) for run in result.runs]
+    for run in folders.ended(cell, runs)[0]:
+        texts = {OF: _name(result, folders.measured(run))}
+        if run.summary is None or texts[OF] not in names:
             continue
-        if figure is not None and (path := run.folder / "figures" / figure).exists():
-            return _copied(path, texts)
-        if figure is None and any((run.folder / "checkpoints").glob(f"*{SUFFIX}")):
+        figure = run.folder / "figures" / DRAWN.get(cell.name, "")
+        if cell.name in DRAWN and figure.exists():
+            return _copied(figure, texts)
+        if cell.name not in DRAWN and any((run.folder / "checkpoints").glob(f"*{SUFFIX}")):
             return draw_panel(panel(run.folder, data_dir), texts)
     return None
 
@@ -120,8 +124,8 @@ def _copied(path: pathlib.Path, texts: Mapping[str, str]) -> bytes:
     try:
         with Image.open(path) as picture:
             return as_png(picture, texts)
-    except UnidentifiedImageError as error:
-        raise RunError(f"{path}: not a picture") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read as a picture: {error}") from error
 
 
 def panel(run: pathlib.Path, data_dir: str | None) -> Panel:

@@ -41,11 +41,11 @@ def write(table: TableName, places: Places) -> bool:
         return False
     with writing(places.results):
         places.results.mkdir(parents=True, exist_ok=True)
-    if places.figures:
-        pictures.draw(table, known, places.results, places.runs, places.data_dir)
     json, markdown = (places.results / f"{table}.{end}" for end in ("json", "md"))
     write_json(json, results.document(table, places.budget, rows))
-    text = page(table, places.budget, rows, pictures.found(known, places.results))
+    if places.figures:
+        pictures.draw(table, known, places.results, places.runs, places.data_dir)
+    text = page(table, places.budget, rows, pictures.existing(table, known, places.results))
     write_atomically(markdown, text.encode())
     for remark in remarks:
         print(remark)

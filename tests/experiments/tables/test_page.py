@@ -139,19 +139,31 @@ def test_networks_come_by_their_transformers() -> None:
     ]
 
 
-def test_pictures_stand_by_distortion_and_transformation() -> None:
-    names = ["r-st_cnn-affine", "p-st_cnn-projective", "p-st_cnn-affine"]
-    found = rows("table1", {name: result(1.0) for name in names})
-    pictures = {name: pages.Picture(f"pictures/{name}.png", name[0] == "r") for name in names}
-    text = pages.page("table1", "standard", found, pictures)
-    lines = text.partition("## What the transformers do")[2].partition("## Cells")[0].splitlines()
-    assert lines[-5:-1] == [
-        "| distortion | network | `affine` | `projective` |",
+def pictured(table: TableName, current: Mapping[str, bool]) -> list[str]:
+    """The lines about pictures of cells."""
+    pictures = {name: pages.Picture(f"of/{name}.png", now) for name, now in current.items()}
+    found = rows(table, {name: result(1.0) for name in current})
+    text = pages.page(table, "standard", found, pictures)
+    return text.partition("## What the transformers do")[2].partition("## Cells")[0].splitlines()
+
+
+def test_pictures_stand_where_errors_do() -> None:
+    names = {"r-st_cnn-affine": True, "p-st_cnn-projective": False, "p-st_cnn-affine": True}
+    assert pictured("table1", names)[-7:-1] == [
+        "| network | transformation | R | P |",
         "|---|---|---|---|",
-        "| R | `st_cnn` | ![r-st_cnn-affine](pictures/r-st_cnn-affine.png) |  |",
-        "| P | `st_cnn` | ![p-st_cnn-affine](pictures/p-st_cnn-affine.png)<br>of an earlier run "
-        "| ![p-st_cnn-projective](pictures/p-st_cnn-projective.png)<br>of an earlier run |",
+        "| `st_cnn` | `affine` | ![r-st_cnn-affine](of/r-st_cnn-affine.png) "
+        "| ![p-st_cnn-affine](of/p-st_cnn-affine.png) |",
+        "| `st_cnn` | `projective` |  | ![p-st_cnn-projective](of/p-st_cnn-projective.png)‡ |",
+        "",
+        "‡ Of an earlier run, whose error is not the one above.",
     ]
+
+
+def test_a_single_picture_takes_no_table() -> None:
+    lines = pictured("colocalisation", {"colocalisation-tc": True})
+    assert lines[-2] == "![colocalisation-tc](of/colocalisation-tc.png)"
+    assert not any(line.startswith(("|", "‡")) for line in lines)
 
 
 # Which transformation to take.

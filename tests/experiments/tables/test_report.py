@@ -183,7 +183,7 @@ def test_a_picture_is_drawn_once_and_kept(
     with keeping_compiled(compiled):
         assert write("table1") == 0
     page = (out / "table1.md").read_text()
-    assert "| R | `st_cnn` | ![r-tiny](pictures/r-tiny.png) |\n" in page
+    assert "\n![r-tiny](pictures/r-tiny.png)\n" in page
     (picture,) = (out / "pictures").iterdir()
     with Image.open(picture) as opened:
         assert opened.width > opened.height > 50
@@ -195,35 +195,46 @@ def test_a_picture_is_drawn_once_and_kept(
     assert write("table1") == 0
     assert picture.read_bytes() == drawn
     assert (out / "table1.md").read_text() == page
+    # Trained anew, with the same settings and code.
+    (out / "table1.json").write_text(
+        (out / "table1.json").read_text().replace('"seconds": ', '"seconds": 1')
+    )
+    assert write("table1") == 0
+    assert "![r-tiny](pictures/r-tiny.png)‡" in (out / "table1.md").read_text()
 
 
-def test_a_picture_of_another_result_is_told_apart_until_it_is_drawn_anew(
+def test_what_is_no_picture_of_the_result_is_told_apart_until_it_is_drawn_anew(
     write: Report, pictured: pathlib.Path, out: pathlib.Path, compiled: pathlib.Path
 ) -> None:
-    earlier = out / "pictures" / "r-tiny.png"
-    earlier.parent.mkdir(parents=True)
-    # Neither these, of which one has no result, nor what is no picture at all is of the result.
-    for name in ("r-tiny", "p-tiny"):
-        Image.new("L", (9, 9)).save(earlier.with_name(f"{name}.png"))
-    before = earlier.read_bytes()
+    with keeping_compiled(compiled):
+        assert write("table1") == 0
+    picture = out / "pictures" / "r-tiny.png"
+    whole = picture.read_bytes()
     checkpoints = pictured / "checkpoints"
     checkpoints.rename(pictured / "elsewhere")
-    for content in (before, b"no picture"):
-        earlier.write_bytes(content)
+    Image.new("L", (9, 9)).save(picture)
+    another = picture.read_bytes()
+    for content in (another, b"no picture", b"", whole[: len(whole) // 2], whole[:-30]):
+        picture.write_bytes(content)
+        picture.with_name("p-tiny.png").write_bytes(content)  # which has no result
         assert write("table1") == 0
-        assert earlier.read_bytes() == content
+        assert picture.read_bytes() == content
         page = (out / "table1.md").read_text()
-        assert "| ![r-tiny](pictures/r-tiny.png)<br>of an earlier run |" in page
+        assert "![r-tiny](pictures/r-tiny.png)‡" in page
         assert "p-tiny.png" not in page
     (pictured / "elsewhere").rename(checkpoints)
     with keeping_compiled(compiled):
         assert write("table1") == 0
-    assert earlier.read_bytes() != b"no picture"
-    assert "earlier run" not in (out / "table1.md").read_text()
+    assert picture.read_bytes() == whole
+    assert "‡" not in (out / "table1.md").read_text()
 
 
-def test_no_picture_is_drawn_of_runs_that_are_not_reported(
-    write: Report, runs: pathlib.Path, pictured: pathlib.Path, out: pathlib.Path
+def test_one_of_several_runs_is_enough_for_a_picture(
+    write: Report,
+    runs: pathlib.Path,
+    pictured: pathlib.Path,
+    out: pathlib.Path,
+    compiled: pathlib.Path,
 ) -> None:
     second = runs / "r-tiny" / "seed-1"
     shutil.copytree(pictured, second)
@@ -231,8 +242,27 @@ def test_no_picture_is_drawn_of_runs_that_are_not_reported(
     settings.write_text(settings.read_text().replace('"seed": 0', '"seed": 1'))
     assert write("table1", "--no-figures") == 0
     shutil.rmtree(second)
-    assert write("table1") == 0  # two runs are known, one is here
+    summary = pictured / "summary.json"
+    recorded = summary.read_text()
+    made.change(summary, test_error=99.0)  # another run than the two that are known
+    assert write("table1") == 0
     assert not (out / "pictures").exists()
+    summary.write_text(recorded)
+    with keeping_compiled(compiled):
+        assert write("table1") == 0
+    assert [path.name for path in (out / "pictures").iterdir()] == ["r-tiny.png"]
+    assert "‡" not in (out / "table1.md").read_text()
+
+
+def test_tables_that_share_a_cell_show_pictures_of_their_own_networks(
+    write: Report, pictured: pathlib.Path, out: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(tables.TABLES, "ablations", tables.TABLES["table1"])
+    (out / "pictures").mkdir(parents=True)
+    Image.new("L", (9, 9)).save(out / "pictures" / "r-tiny.png")
+    assert write("table1", "ablations", "--no-figures") == 0
+    assert "r-tiny.png" in (out / "table1.md").read_text()
+    assert "r-tiny.png" not in (out / "ablations.md").read_text()
 
 
 def test_a_panel_shows_what_the_transformer_does(
@@ -260,7 +290,7 @@ def test_data_for_pictures_that_are_gone(
     assert write("table1") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: gone.npz: ")
-    assert not (out / "table1.json").exists()
+    assert entries(out / "table1.json").keys() == {"r-tiny"}
 
 
 def test_a_colocalisation_shows_what_its_run_drew_and_what_was_found_untrained(
@@ -285,12 +315,20 @@ def test_a_colocalisation_shows_what_its_run_drew_and_what_was_found_untrained(
     assert (out / "colocalisation.md").read_text() == page
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_damaged_picture_of_a_run_is_named(
-    write: Report, runs: pathlib.Path, capsys: pytest.CaptureFixture[str]
+    write: Report,
+    runs: pathlib.Path,
+    out: pathlib.Path,
+    share: float,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     made.run(runs, "colocalisation-tc")
     path = runs / "colocalisation-tc" / "seed-0" / "figures" / "windows.png"
     path.parent.mkdir()
-    path.write_bytes(b"no picture")
+    Image.effect_noise((99, 99), 50).save(path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     assert write("colocalisation") == 1
-    assert capsys.readouterr().err == f"error: {path}: not a picture\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: cannot be read as a picture: ")
+    assert (out / "colocalisation.json").exists()  # numbers are not lost with it
