@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import config as configuration
@@ -12,7 +12,7 @@ from experiments.colocalisation_settings import Settings, differences
 from experiments.records import RunError, read_config, read_json
 from experiments.tables import runner
 from experiments.tables.cells import Cell
-from experiments.tables.results import DIGITS, Result, Run, fingerprint, joined, together
+from experiments.tables.results import DIGITS, Result, Run, fingerprint, joined
 
 
 class Ended(NamedTuple):
@@ -51,6 +51,11 @@ def collect(
             remarks.append(f"left out: {cell.name}: what was known is of other settings")
             before = None
         result = joined(found, before)
+        if found is not None and result is not found and before is not None:
+            remarks.append(
+                f"{cell.name}: the {len(before.runs)} runs that were known are kept; "
+                f"{folder / cell.name} holds {len(found.runs)}"
+            )
         if result is not None:
             results[cell.name] = result
     return results, remarks
@@ -161,14 +166,19 @@ def _origin(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "num_params": summaries[0]["num_params"],
         "epochs": summaries[0]["epochs"],
-        "device": together(*(summary["device"] for summary in summaries)),
-        "command": together(*(without_places(summary["command"]) for summary in summaries)),
+        "device": _joined(summary["device"] for summary in summaries),
+        "command": _joined(without_places(summary["command"]) for summary in summaries),
         "versions": {
-            name: together(*(summary["versions"].get(name) for summary in summaries))
+            name: _joined(summary["versions"].get(name) for summary in summaries)
             for name in packages
         },
-        "git_commit": together(*(summary["git_commit"] for summary in summaries)),
+        "git_commit": _joined(summary["git_commit"] for summary in summaries),
     }
+
+
+def _joined(texts: Iterable[str | None]) -> str | None:
+    """The different ones of some texts, in one."""
+    return "; ".join(dict.fromkeys(text for text in texts if text is not None)) or None
 
 
 def without_places(command: str) -> str:

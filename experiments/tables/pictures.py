@@ -106,10 +106,11 @@ def _of_result(
     cell: Cell, result: Result, runs: pathlib.Path, data_dir: str | None
 ) -> bytes | None:
     """The picture of the first run of a result that is here and has what it takes, as a PNG."""
+    names = [_name(result, run) for run in result.runs]
     for run in folders.ended(cell, runs)[0]:
-        if run.summary is None:
-            continue
         texts = {OF: _name(result, folders.measured(run))}
+        if run.summary is None or texts[OF] not in names:
+            continue
         figure = run.folder / "figures" / DRAWN.get(cell.name, "")
         if cell.name in DRAWN and figure.exists():
             return _copied(figure, texts)

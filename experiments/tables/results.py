@@ -1,7 +1,7 @@
 """What the runs of each cell came to, as values and in files. No JAX.
 
-A table's file keeps what is known of a cell, seed by seed, until there is a run of it in a folder:
-trainings happen on several machines, and their folders do not travel with the code.
+A table's file keeps what is known of a cell until there are as many runs in a folder: trainings
+happen on several machines, and their folders do not travel with the code.
 """
 
 import hashlib
@@ -17,7 +17,6 @@ from experiments.records import RunError, read_json
 from experiments.tables.cells import Budget, Cell
 
 LOST = 0.5  # a frame with more of its samples outside the image looks elsewhere
-_SEPARATOR = "; "
 DIGITS = 4  # of errors in %: float32 has no more, and a test set of 10,000 needs two
 
 
@@ -198,35 +197,13 @@ def _entry(cell: Cell, result: Result, collapsed: int) -> dict[str, Any]:
 
 
 def joined(found: Result | None, known: Result | None) -> Result | None:
-    """The result to report, of what a folder holds and what was known: the seeds of both.
+    """The result to report, of what a folder holds and what was known: that of more runs.
 
-    Of a seed that both have, the run is the folder's.
+    Of as many, it is the folder's.
     """
     if found is None or known is None:
         return found or known
-    seeds = {run.seed for run in found.runs}
-    kept = [run for run in known.runs if run.seed not in seeds]
-    if not kept:
-        return found
-    versions = [known.versions or {}, found.versions or {}]
-    packages = dict.fromkeys(name for each in versions for name in each)
-    return Result(
-        tuple(sorted((*found.runs, *kept), key=lambda run: run.seed)),
-        found.num_params or known.num_params,
-        found.epochs or known.epochs,
-        device=together(known.device, found.device),
-        command=together(known.command, found.command),
-        versions={name: together(*(each.get(name) for each in versions)) or "" for name in packages}
-        or None,
-        git_commit=together(known.git_commit, found.git_commit),
-        settings=found.settings,
-    )
-
-
-def together(*texts: str | None) -> str | None:
-    """The different ones of some texts, of which each may be several, in one; None of none."""
-    parts = [part for text in texts if text is not None for part in text.split(_SEPARATOR)]
-    return _SEPARATOR.join(dict.fromkeys(parts)) or None
+    return found if len(found.runs) >= len(known.runs) else known
 
 
 def fingerprint(cell: Cell) -> str:

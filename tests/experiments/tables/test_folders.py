@@ -106,11 +106,11 @@ def test_what_folders_hold_is_joined_with_what_is_known(tmp_path: pathlib.Path) 
     known = {NAME: two, "r-cnn": one, "r-fcn": one}
     wanted = [made.CELLS[name] for name in (NAME, "r-cnn", "r-fcn", "p-cnn")]
     found, remarks = folders.collect(wanted, tmp_path, known)
-    assert found[NAME].errors == [1.0, 6.0]
+    assert found[NAME] == two
     assert found["r-cnn"].errors == [2.0]
     assert found["r-fcn"] == one
     assert "p-cnn" not in found
-    assert remarks == []
+    assert remarks == [f"{NAME}: the 2 runs that were known are kept; {tmp_path / NAME} holds 1"]
 
 
 @pytest.mark.parametrize(

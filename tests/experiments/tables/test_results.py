@@ -79,35 +79,17 @@ def test_each_seed_is_compared_with_the_mean_of_the_plain_network() -> None:
 # Joining.
 
 
-def test_seeds_of_several_places_are_joined_and_the_newest_of_each_counts() -> None:
-    known = Result(
-        (Run(0, 3.0), Run(2, 4.0), Run(3)),
-        *(7, 60, "cpu", "a command", {"jax": "1", "old": "0"}, "a; b", "settings"),
-    )
-    found = Result(
-        (Run(1, 1.0), Run(2, 2.0)),
-        *(7, 60, "gpu", "a command", {"jax": "2"}, "b; c", "settings"),
-    )
-    assert results.joined(found, known) == Result(
-        (Run(0, 3.0), Run(1, 1.0), Run(2, 2.0), Run(3)),
-        *(7, 60, "cpu; gpu", "a command", {"jax": "1; 2", "old": "0"}, "a; b; c", "settings"),
-    )
-
-
-def test_of_what_is_replaced_nothing_is_kept() -> None:
-    known = result(3.0, 4.0)._replace(git_commit="old")
-    found = result(1.0, None)._replace(git_commit="new")
-    assert results.joined(found, known) == found
-    assert results.joined(None, known) == known
-    assert results.joined(found, None) == found
-    assert results.joined(None, None) is None
-
-
-def test_what_diverged_everywhere_has_no_origin() -> None:
-    found, known = Result((Run(1),)), Result((Run(0),))
-    assert results.joined(found, known) == Result((Run(0), Run(1)))
-    whole = Result((Run(0, 1.0),), 7, 60, "cpu", "a command", {"jax": "1"}, "a")
-    assert results.joined(found, whole) == whole._replace(runs=(Run(0, 1.0), Run(1)))
+@pytest.mark.parametrize("found", [None, result(1.0), result(1.0, 2.0)])
+@pytest.mark.parametrize("known", [None, result(3.0), result(3.0, None)])
+def test_more_runs_are_kept_and_as_many_are_replaced(
+    found: Result | None, known: Result | None
+) -> None:
+    taken = results.joined(found, known)
+    counts = [0 if each is None else len(each.runs) for each in (found, known)]
+    if not any(counts):
+        assert taken is None
+    else:
+        assert taken == (found if counts[0] >= counts[1] else known)
 
 
 # Files.
