@@ -109,7 +109,7 @@ def _pictured(rows: Sequence[Row], pictures: Mapping[str, Picture]) -> list[str]
 
     lines = [entry(rows[0])] if len(rows) == 1 else _by_network(rows, entry)
     if any(not picture.current for picture in pictures.values()):
-        lines += ["", f"{EARLIER} Of an earlier run, whose error is not the one above."]
+        lines += ["", f"{EARLIER} Not of the run whose error is above, but of an earlier one."]
     return lines
 
 

@@ -130,12 +130,21 @@ def mean(values: Sequence[float]) -> float | None:
 # --- Files of results -----------------------------------------------------------------------------
 
 
-def read_known(paths: Iterable[pathlib.Path], budget: Budget) -> dict[str, Result]:
-    """The results in files, by the cell's name; of the most runs, where two files have a cell.
+def read_known(
+    paths: Iterable[pathlib.Path], budget: Budget, cells: Iterable[Cell]
+) -> dict[str, Result]:
+    """The results in files, by the cell's name.
+
+    Where several files have a cell, that of its settings counts, and of these that of most runs.
 
     Raises:
         RunError: if a file is damaged or of another budget.
     """
+    settings = {cell.name: fingerprint(cell) for cell in cells}
+
+    def rank(name: str, result: Result) -> tuple[bool, int]:
+        return result.settings in (None, settings.get(name)), len(result.runs)
+
     known: dict[str, Result] = {}
     for path in paths:
         if not path.exists():
@@ -151,7 +160,7 @@ def read_known(paths: Iterable[pathlib.Path], budget: Budget) -> dict[str, Resul
         except (KeyError, TypeError) as error:
             raise RunError(f"{path}: not the results of a table: {error}") from error
         for name, result in found.items():
-            if name not in known or len(result.runs) > len(known[name].runs):
+            if name not in known or rank(name, result) > rank(name, known[name]):
                 known[name] = result
     return known
 

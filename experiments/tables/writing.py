@@ -61,6 +61,6 @@ def _rows(table: TableName, places: Places) -> tuple[list[results.Row], list[str
     plain = [found for cell in cells if (found := results.plain_cell(cell, others)) is not None]
     wanted = {cell.name: cell for cell in (*cells, *plain)}.values()
     paths = [places.results / f"{name}.json" for name in tables.TABLES]
-    known = results.read_known(paths, places.budget)
+    known = results.read_known(paths, places.budget, wanted)
     found, remarks = folders.collect(wanted, places.runs, known)
     return results.rows(cells, found, others), remarks

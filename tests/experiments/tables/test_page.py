@@ -156,7 +156,7 @@ def test_pictures_stand_where_errors_do() -> None:
         "| ![p-st_cnn-affine](of/p-st_cnn-affine.png) |",
         "| `st_cnn` | `projective` |  | ![p-st_cnn-projective](of/p-st_cnn-projective.png)‡ |",
         "",
-        "‡ Of an earlier run, whose error is not the one above.",
+        "‡ Not of the run whose error is above, but of an earlier one.",
     ]
 
 

@@ -104,7 +104,7 @@ def test_a_file_keeps_results_whole(tmp_path: pathlib.Path) -> None:
     rows = results.rows(made.CELLS.values(), known, made.CELLS.values())
     path = tmp_path / "table1.json"
     write_json(path, results.document("table1", "standard", rows))
-    assert results.read_known([path, tmp_path / "none.json"], "standard") == known
+    assert results.read_known([path, tmp_path / "none.json"], "standard", []) == known
     (entry, _) = read_json(path)["cells"]
     told = {name: entry[name] for name in ("name", "model", "transform", "distortion", "published")}
     assert told == {
@@ -120,21 +120,30 @@ def test_a_file_keeps_results_whole(tmp_path: pathlib.Path) -> None:
     assert (entry["validation_error_mean"], entry["outside"], entry["seconds"]) == (1.5, 0.2, 8.5)
 
 
-def test_of_two_files_the_one_with_more_runs_counts(tmp_path: pathlib.Path) -> None:
-    paths = []
-    for name, known in (("a", result(1.0, 2.0)), ("b", result(3.0))):
-        paths.append(tmp_path / name)
-        row = Row(made.CELLS["r-cnn"], known, 0)
-        write_json(paths[-1], results.document("table1", "standard", [row]))
-    for order in (paths, paths[::-1]):
-        assert results.read_known(order, "standard") == {"r-cnn": result(1.0, 2.0)}
+def test_of_two_files_the_one_of_the_settings_and_then_of_more_runs_counts(
+    tmp_path: pathlib.Path,
+) -> None:
+    cell = made.CELLS["r-cnn"]
+    now = results.fingerprint(cell)
+    three, two, one = result(1.0, 2.0, 3.0), result(4.0, 5.0), result(6.0)
+    for a, b, counts in (
+        (two, one, two),
+        (two._replace(settings=now), one._replace(settings=now), two._replace(settings=now)),
+        (three._replace(settings="other"), one._replace(settings=now), one._replace(settings=now)),
+    ):
+        paths = [tmp_path / "a", tmp_path / "b"]
+        for path, known in zip(paths, (a, b), strict=True):
+            row = Row(cell, known, 0)
+            write_json(path, results.document("table1", "standard", [row]))
+        for order in (paths, paths[::-1]):
+            assert results.read_known(order, "standard", [cell]) == {"r-cnn": counts}
 
 
 def test_budgets_are_not_mixed(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "table1.json"
     write_json(path, results.document("table1", "quick", []))
     with pytest.raises(RunError, match=r"table1.json: holds results of --budget quick; .*paper"):
-        results.read_known([path], "paper")
+        results.read_known([path], "paper", [])
 
 
 @pytest.mark.parametrize(
@@ -152,5 +161,5 @@ def test_a_damaged_file_is_named(tmp_path: pathlib.Path, text: str) -> None:
     path = tmp_path / "table1.json"
     path.write_text(text)
     with pytest.raises(RunError, match=r"table1.json: ") as caught:
-        results.read_known([path], "standard")
+        results.read_known([path], "standard", [])
     assert "\n" not in str(caught.value)
