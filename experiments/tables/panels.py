@@ -76,6 +76,7 @@ def as_png(picture: Image.Image, texts: Mapping[str, str]) -> bytes:
 
 
 def _draw(axes: Any, panel: Panel) -> None:
+    """Draws a panel from (0, 0), in widths of an image; y goes down."""
     inputs, *outputs = figures.as_rgb(panel.inputs, *panel.outputs)
     frames = [
         figures.to_pixels(grids, inputs.shape[1:3], panel.align_corners) for grids in panel.grids
