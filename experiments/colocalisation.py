@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import datasets, devices, figures
+from experiments import datasets, devices
 from experiments.colocalisation_settings import Settings, differences
 from experiments.colocaliser import (
     CANVAS_PX,
@@ -43,6 +43,7 @@ from experiments.colocaliser import (
     pretrain,
 )
 from experiments.experiment import num_params
+from experiments.figures.images import draw_boxes
 from experiments.records import Lines, RunError, provenance, read_json, write_json, writing
 from stn_jax import colocalisation as core
 from stn_jax import distortions, population, training, transforms
@@ -279,7 +280,7 @@ def draw(folder: pathlib.Path, sets: Sets, stages: dict[int, np.ndarray]) -> Non
     last, count = max(stages), min(8, sets.images.shape[1])
     with writing(folder / "figures"):
         (folder / "figures").mkdir(exist_ok=True)
-        figures.draw_boxes(
+        draw_boxes(
             folder / "figures" / "windows.png",
             *(_rows(each[:, :count]) for each in (sets.images, stages[last], sets.boxes)),
             columns=count,
@@ -292,7 +293,7 @@ def draw(folder: pathlib.Path, sets: Sets, stages: dict[int, np.ndarray]) -> Non
             return _rows(np.stack([np.asarray(first)] * len(epochs), axis=1))
 
         shown = np.stack([stages[epoch][SHOWN, :rows] for epoch in epochs], axis=1)
-        figures.draw_boxes(
+        draw_boxes(
             folder / "figures" / "training.png",
             over_time(sets.images[SHOWN, :rows]),
             _rows(shown),

@@ -5,7 +5,7 @@ import os
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.figures import new_figure, save
+from experiments.figures.canvas import new_figure, save
 
 _LABELLED = 15  # classes, up to which each is a tick
 

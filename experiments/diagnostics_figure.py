@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.figures import new_figure, save
+from experiments.figures.canvas import new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

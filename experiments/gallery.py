@@ -10,12 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import experiment as setup
-from experiments import figures, preparation, run_folder
+from experiments import preparation, run_folder
 from experiments.checkpoints import Checkpoints
 from experiments.config import ConfigError
 from experiments.confusions import draw_confusions
 from experiments.datasets import DatasetError
 from experiments.experiment import Experiment
+from experiments.figures.angles import angle_residuals, draw_angles
+from experiments.figures.curves import draw_curves
+from experiments.figures.frames import animate_frames, draw_frames
+from experiments.figures.images import draw_images
 from experiments.models import make_transform
 from experiments.records import RunError, read_config, read_json, read_lines, writing
 from stn_jax import warping
@@ -169,7 +173,7 @@ def angle_summary(experiment: Experiment, params: Any) -> dict[str, float]:
     found = angles(experiment, params)
     if found is None or not _any_finite(found):
         return {}
-    before, after = figures.angle_residuals(*found)
+    before, after = angle_residuals(*found)
     return {"angle_std_before_deg": float(before.std()), "angle_std_after_deg": float(after.std())}
 
 
@@ -177,7 +181,7 @@ def draw(folder: pathlib.Path, experiment: Experiment, params: Any) -> None:
     """Draws all pictures of a run into its folder."""
     target = folder / "figures"
     target.mkdir(exist_ok=True)
-    figures.draw_curves(target / "curves.png", read_lines(folder / "metrics.jsonl"))
+    draw_curves(target / "curves.png", read_lines(folder / "metrics.jsonl"))
     probe = Probe(experiment, SHOWN)
     found = probe.intermediates(params)
     inputs = visible(probe.images)
@@ -187,34 +191,34 @@ def draw(folder: pathlib.Path, experiment: Experiment, params: Any) -> None:
     if probe.images.ndim == 5:
         titles = "Fixed view", "Learned view"
         above, side = visible(probe.images, axis=1), visible(probe.images, axis=2)
-        figures.draw_images(target / "sides.png", above, side, ("From above", "From the side"))
+        draw_images(target / "sides.png", above, side, ("From above", "From the side"))
     names = _at_input(experiment, list(found))
     for name in names:
         suffix = name.removeprefix("transformer") if len(names) > 1 else ""
         output = visible(found[name]["output"])
-        figures.draw_images(target / f"images{suffix}.png", inputs, output, titles)
+        draw_images(target / f"images{suffix}.png", inputs, output, titles)
         if name not in grids:
             continue
         corners = {"align_corners": experiment.config.model.align_corners}
         framed = inputs[:FRAMED], np.asarray(grids[name][:FRAMED])
-        figures.draw_frames(target / f"frames{suffix}.png", *framed, **corners)
+        draw_frames(target / f"frames{suffix}.png", *framed, **corners)
         if not history:
             continue
         moved = np.stack([frames(experiment, record["theta"])[name] for record in history])
         epochs = np.asarray([record["epoch"] for record in history])
         path = target / f"frames{suffix}.gif"
-        figures.animate_frames(path, framed[0][: moved.shape[1]], moved, epochs, **corners)
+        animate_frames(path, framed[0][: moved.shape[1]], moved, epochs, **corners)
     for name in sorted(found.keys() - set(names)):  # those that look at feature maps
         seen = np.asarray(found[name]["output"], np.float32).mean(axis=-1, keepdims=True)
         titles = "Input", f"What {name} makes of feature maps (their mean)"
         suffix = name.removeprefix("transformer")
-        figures.draw_images(target / f"images{suffix}.png", inputs, seen, titles, alike=False)
+        draw_images(target / f"images{suffix}.png", inputs, seen, titles, alike=False)
     if (folder / "confusions.json").exists():
         found = read_json(folder / "confusions.json")["label_by_prediction"]
         draw_confusions(target / "confusions.png", np.asarray(found))
     compared = angles(experiment, params)
     if compared is not None and _any_finite(compared):
-        figures.draw_angles(target / "angles.png", *compared)
+        draw_angles(target / "angles.png", *compared)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageColor, PngImagePlugin
 
-from experiments import figures
+from experiments.figures.canvas import ORANGE, OUTSIDE, new_figure
+from experiments.figures.frames import outline
+from experiments.figures.images import as_rgb, to_pixels
 
-COLOURS = ("#ff7f0e", "#9acd32")  # of a network's transformers; seen on grey, magenta and cyan
-GROUND = "#d0d0d0"  # around an image
+COLOURS = (ORANGE, "#9acd32")  # of a network's transformers; seen on grey, magenta and cyan
 MARGIN = 0.2  # around an input, in sizes of the image: frames may reach over its edge
 GAP = 0.06  # between images, in widths of an image
 IMAGE_INCHES, LINE_WIDTH = 0.6, 0.9
@@ -47,7 +48,7 @@ def draw_panel(panel: Panel, texts: Mapping[str, str]) -> bytes:
         texts: to be kept in the file, by name.
     """
     width = len(panel.inputs) * (1 + GAP) - GAP
-    figure = figures.new_figure(IMAGE_INCHES * width, IMAGE_INCHES * panel.height)
+    figure = new_figure(IMAGE_INCHES * width, IMAGE_INCHES * panel.height)
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
@@ -67,7 +68,7 @@ def as_png(picture: Image.Image, texts: Mapping[str, str]) -> bytes:
     pixels = picture.convert("RGB")
     # The colours of the drawing itself are among them exactly, whatever the images need.
     found = pixels.quantize(SHADES, Image.Quantize.MAXCOVERAGE).getpalette() or []
-    own = [value for colour in (GROUND, *COLOURS) for value in ImageColor.getrgb(colour)]
+    own = [value for colour in (OUTSIDE, *COLOURS) for value in ImageColor.getrgb(colour)]
     palette = Image.new("P", (1, 1))
     palette.putpalette([*found[: 3 * SHADES], *own])
     few = pixels.quantize(palette=palette, dither=Image.Dither.NONE)
@@ -77,12 +78,10 @@ def as_png(picture: Image.Image, texts: Mapping[str, str]) -> bytes:
 
 def _draw(axes: Any, panel: Panel) -> None:
     """Draws a panel from (0, 0), in widths of an image; y goes down."""
-    inputs, *outputs = figures.as_rgb(panel.inputs, *panel.outputs)
-    frames = [
-        figures.to_pixels(grids, inputs.shape[1:3], panel.align_corners) for grids in panel.grids
-    ]
+    inputs, *outputs = as_rgb(panel.inputs, *panel.outputs)
+    frames = [to_pixels(grids, inputs.shape[1:3], panel.align_corners) for grids in panel.grids]
     for i, cell in enumerate(_cells(inputs, 0)):
-        cell.set(facecolor=GROUND, zorder=-1)
+        cell.set(facecolor=OUTSIDE, zorder=-1)
         axes.add_patch(cell)
         _draw_framed(axes, cell, inputs[i], [frame[i] for frame in frames])
     top = _aspect(inputs) + GAP
@@ -105,7 +104,7 @@ def _draw_framed(axes: Any, cell: Any, image: np.ndarray, frames_px: Sequence[np
     axes.imshow(image, extent=(start[0], end[0], end[1], start[1]))
     for frame_px, colour in zip(frames_px, COLOURS, strict=False):
         frame = start + (frame_px + 0.5) * scale / image.shape[1]  # pixels are square
-        line = axes.plot(*figures.outline(frame).T, color=colour, linewidth=LINE_WIDTH)
+        line = axes.plot(*outline(frame).T, color=colour, linewidth=LINE_WIDTH)
         dot = axes.plot(*frame[0, 0], color=colour, marker="o", markersize=2.5 * LINE_WIDTH)
         for artist in (*line, *dot):
             artist.set_clip_path(cell)

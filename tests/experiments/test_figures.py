@@ -7,7 +7,11 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments import figures
+from experiments.figures import angles
+from experiments.figures.angles import angle_residuals, draw_angles
+from experiments.figures.curves import draw_curves
+from experiments.figures.frames import animate_frames, draw_frames
+from experiments.figures.images import draw_images
 
 ORANGE = (255, 127, 14)
 
@@ -43,11 +47,10 @@ def grids(count: int, angle_rad: float = 0.0, scale: float = 1.0, size: int = 9)
 
 
 def test_importing_is_cheap():
+    modules = "angles, curves, frames, images"
+    code = f"import sys; from experiments.figures import {modules}; print(*sys.modules)"
     loaded = subprocess.run(
-        [sys.executable, "-c", "import sys, experiments.figures; print(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"jax", "flax", "matplotlib"} & set(loaded)
 
@@ -57,7 +60,7 @@ class TestImages:
     @pytest.mark.parametrize("channels", [1, 3])
     def test_any_number_and_size(self, tmp_path, count, channels):
         path = tmp_path / "not" / "there" / "images.png"
-        figures.draw_images(
+        draw_images(
             path, images(count, channels=channels), images(count, 5, 20, channels), ("Above", "On")
         )
         assert read(path).std() > 10
@@ -65,7 +68,7 @@ class TestImages:
     def test_colours_are_kept_in_any_unit(self, tmp_path):
         inputs = np.full((2, 4, 4, 3), -3.0, np.float32)
         inputs[0, ..., 0] = inputs[1, ..., 2] = 5.0
-        figures.draw_images(tmp_path / "a.png", inputs, inputs)
+        draw_images(tmp_path / "a.png", inputs, inputs)
         pixels = read(tmp_path / "a.png")
         red, blue = close_to(pixels, (255, 0, 0)), close_to(pixels, (0, 0, 255))
         assert red.sum() > 5000
@@ -75,23 +78,23 @@ class TestImages:
     def test_one_scale_for_both_panels(self, tmp_path):
         inputs = np.zeros((1, 4, 4, 1), np.float32)
         inputs[0, :2] = 2.0
-        figures.draw_images(tmp_path / "a.png", inputs, np.ones((1, 4, 4, 1), np.float32))
+        draw_images(tmp_path / "a.png", inputs, np.ones((1, 4, 4, 1), np.float32))
         half = len(read(tmp_path / "a.png")) // 2
         assert close_to(read(tmp_path / "a.png")[half:], (128, 128, 128)).sum() > 5000
 
     def test_a_few_bright_pixels_are_seen(self, tmp_path):
         inputs = np.zeros((1, 40, 40, 1), np.float32)
         inputs[0, 20, 20] = 0.01
-        figures.draw_images(tmp_path / "a.png", inputs, inputs)
-        figures.draw_images(tmp_path / "b.png", 0 * inputs, 0 * inputs)
+        draw_images(tmp_path / "a.png", inputs, inputs)
+        draw_images(tmp_path / "b.png", 0 * inputs, 0 * inputs)
         with_it, without = (close_to(read(tmp_path / f"{x}.png"), (0, 0, 0)).sum() for x in "ab")
         assert with_it < without
 
     @pytest.mark.parametrize("value", [0.0, 7.0, np.nan, np.inf, -np.inf])
     def test_constant_and_not_finite(self, tmp_path, value):
         inputs = np.full((2, 4, 4, 1), value, np.float32)
-        figures.draw_images(tmp_path / "a.png", inputs, images(2))
-        figures.draw_images(tmp_path / "b.png", inputs, inputs)
+        draw_images(tmp_path / "a.png", inputs, images(2))
+        draw_images(tmp_path / "b.png", inputs, inputs)
         read(tmp_path / "a.png")
         read(tmp_path / "b.png")
 
@@ -106,22 +109,22 @@ class TestImages:
     )
     def test_wrong_shapes(self, tmp_path, inputs, outputs):
         with pytest.raises(ValueError, match=r"images must be|2 inputs, but 3"):
-            figures.draw_images(tmp_path / "a.png", inputs, outputs)
+            draw_images(tmp_path / "a.png", inputs, outputs)
         assert not list(tmp_path.iterdir())
 
 
 class TestFrames:
     @pytest.mark.parametrize("count", [1, 3, 8, 20])
     def test_any_number(self, tmp_path, count):
-        figures.draw_frames(tmp_path / "a.png", images(count), grids(count, angle_rad=0.5))
+        draw_frames(tmp_path / "a.png", images(count), grids(count, angle_rad=0.5))
         assert close_to(read(tmp_path / "a.png"), ORANGE).sum() > 300
 
     @pytest.mark.parametrize(("align_corners", "share"), [(False, 1.0), (True, 0.75)])
     def test_the_frame_stands_where_it_is_sampled(self, tmp_path, align_corners, share):
         black = np.zeros((1, 4, 4, 1), np.float32)  # 4 pixels: 3 between the outermost centres
         without = np.full((1, 2, 2, 2), np.nan)
-        figures.draw_frames(tmp_path / "a.png", black, grids(1), align_corners=align_corners)
-        figures.draw_frames(tmp_path / "b.png", black, without)
+        draw_frames(tmp_path / "a.png", black, grids(1), align_corners=align_corners)
+        draw_frames(tmp_path / "b.png", black, without)
         # The size of the image, with its label taken off; then of the frame, with its dot.
         image = close_to(read(tmp_path / "b.png")[60:-60], (0, 0, 0))
         frame = close_to(read(tmp_path / "a.png"), ORANGE)
@@ -129,7 +132,7 @@ class TestFrames:
 
     def test_x_comes_first(self, tmp_path):
         points = grids(1) * [1.0, 0.5]
-        figures.draw_frames(tmp_path / "a.png", images(1, 12, 18), points)
+        draw_frames(tmp_path / "a.png", images(1, 12, 18), points)
         height, width = extent(close_to(read(tmp_path / "a.png"), ORANGE))
         assert height == pytest.approx(width / 3, abs=12)
 
@@ -137,7 +140,7 @@ class TestFrames:
     def test_the_upper_edge_is_marked(self, tmp_path, upside_down):
         angle_rad = np.pi if upside_down else 0.0
         black = np.zeros((1, 8, 8, 1), np.float32)
-        figures.draw_frames(tmp_path / "a.png", black, grids(1, angle_rad, scale=0.8))
+        draw_frames(tmp_path / "a.png", black, grids(1, angle_rad, scale=0.8))
         frame = close_to(read(tmp_path / "a.png"), ORANGE)
         rows = np.nonzero(frame)[0]
         middle = (rows.min() + rows.max()) / 2
@@ -149,11 +152,11 @@ class TestFrames:
         points[0, 2, 3] = value
         points[1, 0, 0, 0] = value
         points[2] = value
-        figures.draw_frames(tmp_path / "a.png", images(3), points)
+        draw_frames(tmp_path / "a.png", images(3), points)
         assert close_to(read(tmp_path / "a.png"), ORANGE).sum() > 300
 
     def test_a_frame_larger_than_the_image_is_seen(self, tmp_path):
-        figures.draw_frames(tmp_path / "a.png", images(1), grids(1, scale=2.0))
+        draw_frames(tmp_path / "a.png", images(1), grids(1, scale=2.0))
         height, width = extent(close_to(read(tmp_path / "a.png"), ORANGE))
         assert height == pytest.approx(width, abs=12)
         assert height > 150
@@ -161,13 +164,13 @@ class TestFrames:
     @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (2, 2), (300, 200)])
     def test_any_output_shape_and_colour(self, tmp_path, shape):
         points = np.random.default_rng(0).uniform(-1, 1, (2, *shape, 2))
-        figures.draw_frames(tmp_path / "a.png", images(2, 6, 17, 3), points)
+        draw_frames(tmp_path / "a.png", images(2, 6, 17, 3), points)
         assert close_to(read(tmp_path / "a.png"), ORANGE).any()
 
     @pytest.mark.parametrize("points", [grids(3), grids(2)[..., :1], grids(2)[0], grids(2)[:, :0]])
     def test_wrong_shapes(self, tmp_path, points):
         with pytest.raises(ValueError, match="grids must be"):
-            figures.draw_frames(tmp_path / "a.png", images(2), points)
+            draw_frames(tmp_path / "a.png", images(2), points)
 
 
 RECORD = {
@@ -187,12 +190,12 @@ class TestCurves:
             {"epoch": i, **{k: v / i**2 for k, v in RECORD.items() if k not in left_out}}
             for i in range(1, 9)
         ]
-        figures.draw_curves(tmp_path / "a.png", records)
+        draw_curves(tmp_path / "a.png", records)
         rows = 1 if len(left_out) == 2 else 2
         assert read(tmp_path / "a.png").shape[0] == pytest.approx(435 * rows, abs=2)
 
     def test_the_units(self, tmp_path):
-        figures.draw_curves(tmp_path / "a.svg", [{"epoch": 1, **RECORD}])
+        draw_curves(tmp_path / "a.svg", [{"epoch": 1, **RECORD}])
         svg = (tmp_path / "a.svg").read_text()
         for text in (
             "training, last 1.5",
@@ -221,7 +224,7 @@ class TestCurves:
         ],
     )
     def test_any_records(self, tmp_path, records):
-        figures.draw_curves(tmp_path / "a.png", records)
+        draw_curves(tmp_path / "a.png", records)
         read(tmp_path / "a.png")
 
 
@@ -232,22 +235,22 @@ class TestAngles:
     @pytest.mark.parametrize("widest", [0.0, 45.0, 180.0])
     def test_any_number_and_range(self, tmp_path, count, widest):
         applied = self.random.uniform(-widest, widest, count)
-        figures.draw_angles(tmp_path / "a.png", applied, 170 - applied)
+        draw_angles(tmp_path / "a.png", applied, 170 - applied)
         read(tmp_path / "a.png")
 
     def test_not_finite(self, tmp_path):
-        figures.draw_angles(tmp_path / "a.png", np.array([1.0, 2, 3]), np.array([-1, np.nan, -3]))
+        draw_angles(tmp_path / "a.png", np.array([1.0, 2, 3]), np.array([-1, np.nan, -3]))
         read(tmp_path / "a.png")
 
     def test_a_perfect_prediction_leaves_nothing(self):
         applied = self.random.uniform(-180, 180, 100)
         turns = 360 * self.random.integers(-3, 4, 100)
-        _, after = figures.angle_residuals(applied, 175 - applied + turns)
+        _, after = angle_residuals(applied, 175 - applied + turns)
         np.testing.assert_allclose(after, 0, atol=1e-9)
 
     def test_no_prediction_leaves_everything(self):
         applied = self.random.uniform(-90, 90, 100)
-        before, after = figures.angle_residuals(applied, np.full(100, 12.0))
+        before, after = angle_residuals(applied, np.full(100, 12.0))
         np.testing.assert_allclose(after, before, atol=1e-9)
         np.testing.assert_allclose(np.ptp(before), np.ptp(applied))
         np.testing.assert_allclose(before.std(), applied.std())
@@ -255,7 +258,7 @@ class TestAngles:
     def test_the_spread_is_that_of_the_error(self):
         applied = self.random.uniform(-45, 45, 20000)
         error = self.random.normal(0, 4, 20000)
-        before, after = figures.angle_residuals(applied, 100 - applied + error)
+        before, after = angle_residuals(applied, 100 - applied + error)
         assert before.std() == pytest.approx(90 / np.sqrt(12), rel=0.02)
         assert after.std() == pytest.approx(error.std(), rel=1e-6)
 
@@ -263,33 +266,33 @@ class TestAngles:
     def test_constants_do_not_matter(self, constant):
         applied = self.random.uniform(-60, 60, 50)
         predicted = -0.7 * applied + self.random.normal(0, 5, 50)
-        expected = figures.angle_residuals(applied, predicted)
-        shifted = figures.angle_residuals(applied + constant, predicted - 3 * constant)
+        expected = angle_residuals(applied, predicted)
+        shifted = angle_residuals(applied + constant, predicted - 3 * constant)
         np.testing.assert_allclose(shifted, expected, atol=1e-9)
 
     def test_the_mean_goes_round_the_circle(self):
-        before, after = figures.angle_residuals(np.array([170.0, -170.0]), np.zeros(2))
+        before, after = angle_residuals(np.array([170.0, -170.0]), np.zeros(2))
         np.testing.assert_allclose(before, [-10, 10])
         np.testing.assert_allclose(after, [-10, 10])
 
     def test_half_a_turn_is_positive(self):
         for half_turn in (180.0, -180.0, 540.0):
-            before, _ = figures.angle_residuals(np.array([0.0, 0, 0, half_turn]), np.zeros(4))
+            before, _ = angle_residuals(np.array([0.0, 0, 0, half_turn]), np.zeros(4))
             np.testing.assert_allclose(before, [0, 0, 0, 180], atol=1e-9)
         turns = np.array([-180.0, -180 - 1e-14, 180, np.nextafter(180, 200), -540, 1e-300, -1e-300])
-        wrapped = figures._wrapped(turns)
+        wrapped = angles._wrapped(turns)
         assert (wrapped > -180).all()
         assert (wrapped <= 180).all()
 
     def test_not_finite_is_left_out(self):
         applied = np.array([10.0, 20, np.nan, 30, 5])
         predicted = np.array([0.0, np.inf, 0, 0, np.nan])
-        before, after = figures.angle_residuals(applied, predicted)
+        before, after = angle_residuals(applied, predicted)
         np.testing.assert_allclose(before, [-10, np.nan, np.nan, 10, np.nan])
         np.testing.assert_allclose(after, [-10, np.nan, np.nan, 10, np.nan])
 
     def test_integers(self):
-        before, after = figures.angle_residuals(np.array([0, 90]), np.array([0, -90]))
+        before, after = angle_residuals(np.array([0, 90]), np.array([0, -90]))
         np.testing.assert_allclose(before, [-45, 45])
         np.testing.assert_allclose(after, [0, 0], atol=1e-12)
 
@@ -304,16 +307,16 @@ class TestAngles:
     )
     def test_nothing_to_say(self, tmp_path, applied, predicted):
         with pytest.raises(ValueError, match="angles"):
-            figures.angle_residuals(applied, predicted)
+            angle_residuals(applied, predicted)
         with pytest.raises(ValueError, match="angles"):
-            figures.draw_angles(tmp_path / "a.png", applied, predicted)
+            draw_angles(tmp_path / "a.png", applied, predicted)
         assert not list(tmp_path.iterdir())
 
 
 class TestAnimation:
     def write(self, path, times=5, count=3, **options):
         moving = np.stack([grids(count, angle_rad=0.1 * i) for i in range(times)])
-        figures.animate_frames(path, images(count), moving, np.arange(times), **options)
+        animate_frames(path, images(count), moving, np.arange(times), **options)
         with Image.open(path) as picture:
             durations = []
             for i in range(picture.n_frames):
@@ -336,7 +339,7 @@ class TestAnimation:
         growing = np.stack([grids(1, scale=scale) for scale in np.linspace(0.2, 1.0, 30)])
         black = np.zeros((1, 8, 8, 1), np.float32)
         path = tmp_path / "a.gif"
-        figures.animate_frames(path, black, growing, np.arange(30), max_frames=4)
+        animate_frames(path, black, growing, np.arange(30), max_frames=4)
         widths = []
         with Image.open(path) as picture:
             for i in range(4):
@@ -369,14 +372,14 @@ class TestAnimation:
         moving[1, 0] = value
         moving[1, 1, 0, 0] = value
         epochs = np.array([0.25, 0.5])
-        figures.animate_frames(tmp_path / "a.gif", images(2, channels=3), moving, epochs)
+        animate_frames(tmp_path / "a.gif", images(2, channels=3), moving, epochs)
         read(tmp_path / "a.gif")
 
     def test_wrong_shapes(self, tmp_path):
         with pytest.raises(ValueError, match="grids must be"):
-            figures.animate_frames(tmp_path / "a.gif", images(2), grids(2), np.arange(2))
+            animate_frames(tmp_path / "a.gif", images(2), grids(2), np.arange(2))
         with pytest.raises(ValueError, match="epochs"):
-            figures.animate_frames(tmp_path / "a.gif", images(2), grids(2)[None], np.arange(2))
+            animate_frames(tmp_path / "a.gif", images(2), grids(2)[None], np.arange(2))
         assert not list(tmp_path.iterdir())
 
 
@@ -394,7 +397,7 @@ class TestWrittenWhole:
         if was_there:
             path.write_bytes(b"whole")
         arguments = {"png": ([],), "gif": (images(1), grids(1)[None], np.arange(1))}[kind]
-        draw = {"png": figures.draw_curves, "gif": figures.animate_frames}[kind]
+        draw = {"png": draw_curves, "gif": animate_frames}[kind]
         with pytest.raises(KeyboardInterrupt):
             draw(path, *arguments)
         assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"whole"] * was_there
@@ -402,13 +405,13 @@ class TestWrittenWhole:
     def test_a_picture_replaces_the_one_before(self, tmp_path):
         path = tmp_path / "a.png"
         path.write_bytes(b"old")
-        figures.draw_curves(path, [])
+        draw_curves(path, [])
         read(path)
         assert list(tmp_path.iterdir()) == [path]
 
     def test_other_formats(self, tmp_path):
-        figures.draw_curves(tmp_path / "a.svg", [])
+        draw_curves(tmp_path / "a.svg", [])
         assert "<svg" in (tmp_path / "a.svg").read_text()
         with pytest.raises(ValueError, match="nonsense"):
-            figures.draw_curves(tmp_path / "a.nonsense", [])
+            draw_curves(tmp_path / "a.nonsense", [])
         assert [file.name for file in tmp_path.iterdir()] == ["a.svg"]

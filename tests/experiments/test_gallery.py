@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import stn_jax
-from experiments import command_line, figures, gallery, preparation, records, run_folder
+from experiments import command_line, gallery, preparation, records, run_folder
 from experiments import experiment as setup
 from experiments.config import Config, Data, Model, Optimisation
 from experiments.experiment import Experiment
@@ -296,7 +296,7 @@ def test_pictures_of_other_placements(
     drawn: dict[str, tuple[Any, ...]] = {}
     for name in ("draw_images", "draw_frames", "animate_frames", "draw_curves", "draw_angles"):
         monkeypatch.setattr(
-            figures, name, lambda path, *values, **_: drawn.setdefault(path.name, values)
+            gallery, name, lambda path, *values, **_: drawn.setdefault(path.name, values)
         )
     made = setup.build(command_line.parse([*tiny, *settings.split()], "train")[1])
     with keeping_compiled(compiled):
