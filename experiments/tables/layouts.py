@@ -68,7 +68,8 @@ LAYOUTS: Mapping[TableName, Layout] = {
         *_PAPER,
         choices=(
             "The second digit is another of the batch; all pairs of digits may meet.",
-            "A tenth of the epochs is warm-up: with less, frames leave the image.",
+            "The learning rate rises over six epochs, 70 with `--budget paper`: where it was "
+            "half a one, frames left the image.",
             *_DISTORTED[2:4],
             _UNEQUAL,
         ),
