@@ -13,10 +13,10 @@ from experiments import experiment as setup
 from experiments import preparation, run_folder
 from experiments.checkpoints import Checkpoints
 from experiments.config import ConfigError
-from experiments.confusions import draw_confusions
 from experiments.datasets import DatasetError
 from experiments.experiment import Experiment
 from experiments.figures.angles import angle_residuals, draw_angles
+from experiments.figures.confusions import draw_confusions
 from experiments.figures.curves import draw_curves
 from experiments.figures.frames import animate_frames, draw_frames
 from experiments.figures.images import draw_images

@@ -413,7 +413,8 @@ def write_end(
     experiment: Any, params: Any, tested: Tested, folder: pathlib.Path, command: str
 ) -> dict[str, Any]:
     """Writes what a run ends with, the summary last; that again."""
-    from experiments import diagnostics, diagnostics_figure, gallery
+    from experiments import diagnostics, gallery
+    from experiments.figures.diagnostics import draw_diagnostics
 
     config = experiment.config
     summary = summarise(experiment, params, tested, folder)
@@ -427,7 +428,7 @@ def write_end(
             gallery.draw(folder, experiment, params)
             if config.run.diagnostics:
                 path = folder / "figures" / "diagnostics.png"
-                diagnostics_figure.draw(path, summary["diagnostics"])
+                draw_diagnostics(path, summary["diagnostics"])
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -440,7 +441,7 @@ def summarise(experiment: Any, params: Any, tested: Tested, folder: pathlib.Path
     """
     from experiments import experiment as setup
     from experiments import gallery, restored
-    from experiments.confusions import class_errors
+    from experiments.figures.confusions import class_errors
 
     optimisation, means = experiment.config.optimisation, tested.means
     steps = optimisation.epochs * experiment.steps_per_epoch

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import command_line, diagnostics, diagnostics_figure
+from experiments import command_line, diagnostics
 from experiments import experiment as setup
 from experiments.config import Config, Data, Model, Optimisation
 from experiments.experiment import Experiment
+from experiments.figures.diagnostics import draw_diagnostics
 from experiments.preparation import Normalisation
 from stn_jax import poses
 from stn_jax.transforms import similarity
@@ -149,7 +150,7 @@ def test_a_network_without_a_transformer_has_predictions_only(
     made = setup.build(command_line.parse([*tiny, "--model", "fcn"], "train")[1])
     found = diagnostics.measure(made, setup.initial_state(made).params)
     assert found.keys() == {"images", "changed", "kl", "by_amount"}
-    diagnostics_figure.draw(tmp_path / "a.png", found)
+    draw_diagnostics(tmp_path / "a.png", found)
     assert (tmp_path / "a.png").stat().st_size > 5000
 
 

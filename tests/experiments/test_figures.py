@@ -47,7 +47,7 @@ def grids(count: int, angle_rad: float = 0.0, scale: float = 1.0, size: int = 9)
 
 
 def test_importing_is_cheap():
-    modules = "angles, curves, frames, images"
+    modules = "angles, confusions, curves, diagnostics, frames, images"
     code = f"import sys; from experiments.figures import {modules}; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

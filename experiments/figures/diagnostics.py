@@ -16,7 +16,7 @@ _LABELS = {
 }
 
 
-def draw(path: str | os.PathLike[str], measured: Mapping[str, Any]) -> None:
+def draw_diagnostics(path: str | os.PathLike[str], measured: Mapping[str, Any]) -> None:
     """Draws over the amount of each move how far the frame is off, and how many answers change.
 
     Args:
