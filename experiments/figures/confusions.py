@@ -5,7 +5,7 @@ import os
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.figures.canvas import new_figure, save
+from experiments.figures.canvas import BLUE, WIDTH_INCHES, new_figure, save
 
 _LABELLED = 15  # classes, up to which each is a tick
 
@@ -29,12 +29,12 @@ def draw_confusions(path: str | os.PathLike[str], confusions: Int[np.ndarray, "c
     count = len(confusions)
     shares = 100 * confusions / np.maximum(confusions.sum(axis=1, keepdims=True), 1)
     np.fill_diagonal(shares, np.nan)
-    figure = new_figure(8.0, 4.2)
+    figure = new_figure(WIDTH_INCHES, 4.2)
     left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.25, 1]})
     drawn = left.imshow(shares, cmap="Reds", vmin=0, vmax=max(np.nanmax(shares), 0.1))
     figure.colorbar(drawn, ax=left, shrink=0.85, label="Examples of the label (%)")
     left.set(xlabel="Prediction", ylabel="Label", title="Confusions")
-    right.barh(np.arange(count), np.nan_to_num(class_errors(confusions)), color="#1f77b4")
+    right.barh(np.arange(count), np.nan_to_num(class_errors(confusions)), color=BLUE)
     right.set(xlabel="Error (%)", title="Error of each class", ylim=(count - 0.5, -0.5))
     right.grid(alpha=0.3, axis="x")
     step = 1 if count <= _LABELLED else 5

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from experiments.figures.canvas import new_figure, save
+from experiments.figures.canvas import WIDTH_INCHES, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def draw_diagnostics(path: str | os.PathLike[str], measured: Mapping[str, Any]) 
     """
     kinds = {kind: label for kind, label in _LABELS.items() if kind in measured["by_amount"]}
     has_frames = "equivariance" in measured
-    figure = new_figure(8.0, 4.8 if has_frames else 2.6)
+    figure = new_figure(WIDTH_INCHES, 4.8 if has_frames else 2.6)
     cells = figure.subplots(1 + has_frames, len(kinds), sharex="col", squeeze=False)
     for column, (kind, label) in enumerate(kinds.items()):
         rows = measured["by_amount"][kind]
