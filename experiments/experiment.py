@@ -176,25 +176,21 @@ def initial_state(experiment: Experiment) -> training.TrainState:
     Raises:
         ConfigError: if the distortion or the network does not take images of this size.
     """
-
-    def prepared(key: jax.Array) -> jax.Array:
-        probe = jax.tree.map(
-            lambda array: array[:2], preparation.as_batch(experiment.dataset.train)
-        )
-        return experiment.prepare(jax.random.split(key, 2), probe)["image"]
+    key, train = experiment.key(PARAMETERS), experiment.dataset.train
+    probe = {"image": jnp.asarray(train.images[:2]), "label": jnp.asarray(train.labels[:2])}
+    try:
+        images = jax.eval_shape(experiment.prepare, jax.random.split(key, 2), probe)["image"]
+    except ValueError as error:
+        stored = train.images.shape[1:]
+        raise ConfigError(_unfit_distortion(experiment.config.data, stored, error)) from error
 
     def init(key: jax.Array) -> Any:
-        return experiment.network.init(key, prepared(key))["params"]
+        return experiment.network.init(key, jnp.zeros(images.shape, images.dtype))["params"]
 
-    key, stored = experiment.key(PARAMETERS), experiment.dataset.train.images.shape[1:]
-    try:
-        shape = jax.eval_shape(prepared, key).shape[1:]
-    except ValueError as error:
-        raise ConfigError(_unfit_distortion(experiment.config.data, stored, error)) from error
     try:
         params = jax.jit(init)(key)
     except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ConfigError(_unfit_model(experiment.config.model, shape, error)) from error
+        raise ConfigError(_unfit_model(experiment.config.model, images.shape[1:], error)) from error
     return training.init_state(experiment.key(TRAINING), params, experiment.optimizer)
 
 

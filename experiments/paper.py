@@ -1,9 +1,11 @@
 """Runs the paper's experiments: `python -m experiments.paper TABLE [flags]`."""
 
+import contextlib
 import dataclasses
 import pathlib
 import shlex
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import tyro
@@ -74,18 +76,36 @@ def _run(arguments: list[str]) -> None:
 
     folder = pathlib.Path(options.run_dir).expanduser() / options.budget
     at_once = options.at_once or _at_once(seeds)
-    held = runner.train_all(
-        runner.runs(selected, folder, seeds, at_once),
-        command=shlex.join([*PROGRAM.split(), *arguments]),
-        data_dir=options.data_dir,
-        again=options.again,
-        figures=options.figures,
-        diagnostics=options.diagnostics,
-        at_once=at_once,
-    )
+    with _compiling(quickly=options.budget == "quick"):
+        held = runner.train_all(
+            runner.runs(selected, folder, seeds, at_once),
+            command=shlex.join([*PROGRAM.split(), *arguments]),
+            data_dir=options.data_dir,
+            again=options.again,
+            figures=options.figures,
+            diagnostics=options.diagnostics,
+            at_once=at_once,
+        )
     print(f"{options.table}: {len(selected) * seeds - len(held)} runs are finished in {folder}")
     if held:
         print(f"{len(held)} runs are going on in other processes; the same command looks again")
+
+
+@contextlib.contextmanager
+def _compiling(*, quickly: bool) -> Iterator[None]:
+    """Compiles with few optimisations, if wanted: more than half of a smoke is compiling."""
+    if not quickly:
+        yield
+        return
+    import jax
+
+    flag = "jax_disable_most_optimizations"
+    before = jax.config.values[flag]
+    jax.config.update(flag, True)
+    try:
+        yield
+    finally:
+        jax.config.update(flag, before)
 
 
 def _at_once(seeds: int) -> int:

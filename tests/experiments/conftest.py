@@ -20,13 +20,15 @@ COMPILATION = {
     "jax_compilation_cache_dir": None,
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
+    # Trainings of moments: compiling them well takes twice as long as they and it together.
+    "jax_disable_most_optimizations": True,
 }
 
 
 @contextlib.contextmanager
 def keeping_compiled(folder: pathlib.Path) -> Iterator[None]:
     """Programs that are compiled are found again by the next training."""
-    before = {name: getattr(jax.config, name) for name in COMPILATION}
+    before = {name: jax.config.values[name] for name in COMPILATION}
     for name, value in (COMPILATION | {"jax_compilation_cache_dir": str(folder)}).items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()

@@ -6,6 +6,7 @@ import pathlib
 import signal
 from typing import Any
 
+import jax
 import pytest
 
 from experiments import config as configuration
@@ -144,6 +145,23 @@ def test_the_command_trains_its_cells(
     assert recorded.startswith("python -m experiments.paper addition --budget quick")
     assert configuration.from_dict(json.loads((folder / "config.json").read_text()))
     assert f"addition: {len(trained)} runs are finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("budget", ["quick", "standard"])
+def test_only_a_smoke_is_compiled_quickly(
+    budget: cells.Budget, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    during: list[bool] = []
+
+    def finish(*_: Any) -> None:
+        during.append(jax.config.values["jax_disable_most_optimizations"])
+        raise Stopped(signal.SIGTERM, "the same command continues")
+
+    monkeypatch.setattr(train, "train", finish)
+    command = ["table1", "--cells", "r-fcn", "--run-dir", str(tmp_path), "--budget", budget]
+    assert paper.main(command) == 128 + signal.SIGTERM
+    assert during == [budget == "quick"]
+    assert not jax.config.values["jax_disable_most_optimizations"]
 
 
 @pytest.mark.parametrize(
