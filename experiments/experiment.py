@@ -177,13 +177,14 @@ def initial_state(experiment: Experiment) -> training.TrainState:
         ConfigError: if the distortion or the network does not take images of this size.
     """
     key, train = experiment.key(PARAMETERS), experiment.dataset.train
-    probe = {"image": jnp.asarray(train.images[:2]), "label": jnp.asarray(train.labels[:2])}
+    probe = preparation.as_batch(datasets.Split(train.images[:2], train.labels[:2]))
     try:
         images = jax.eval_shape(experiment.prepare, jax.random.split(key, 2), probe)["image"]
     except ValueError as error:
         stored = train.images.shape[1:]
         raise ConfigError(_unfit_distortion(experiment.config.data, stored, error)) from error
 
+    # Parameters hang on the shape of images, not on what they show.
     def init(key: jax.Array) -> Any:
         return experiment.network.init(key, jnp.zeros(images.shape, images.dtype))["params"]
 

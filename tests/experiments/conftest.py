@@ -20,7 +20,7 @@ COMPILATION = {
     "jax_compilation_cache_dir": None,
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
-    # Trainings of moments: compiling them well takes twice as long as they and it together.
+    # Trainings last moments: with all optimisations, compiling would be most of their time.
     "jax_disable_most_optimizations": True,
 }
 
