@@ -141,6 +141,23 @@ def _kind(model: str) -> str:
     return model.removeprefix("st_")
 
 
+# Where 60 epochs leave ST-FCN above the paper's error, its cells of Table 1 and FCN's get more, at
+# a lower rate. On P, ST-FCN affine has 2.08 % of the validation split wrong after 60 epochs, 1.76
+# after 180, and 1.46 after 180 at a third of the rate; bends of 0.5 pixels or a decay of 0.03 did
+# not help (1.82, 1.78; one trial each, of which no record was kept).
+_LONGER = ("r", "rts", "p")
+
+
+def _longer(
+    budget: Budget, model: str, transform: str | None, distortion: str
+) -> dict[str, float | int]:
+    """What Table 1 sets otherwise than the tables that compare many networks."""
+    if budget != "standard" or _kind(model) != "fcn" or distortion not in _LONGER:
+        return {}
+    slower = {"localisation_lr": _localised(distortion)["localisation_lr"] / 2}
+    return {"learning_rate": 1e-3, "epochs": 180} | (slower if transform else {})
+
+
 def _config(budget: Budget, distortion: str, settings: dict[str, Any]) -> Config:
     """The settings of a cell's run, checked."""
     data = {"dataset": "digits" if budget == "quick" else "mnist", "distortion": distortion}
@@ -161,9 +178,18 @@ def _table1_cell(budget: Budget, model: str, transform: str | None, distortion: 
         model,
         transform,
         distortion,
-        _config(budget, distortion, network),
+        _config(budget, distortion, network | _longer(budget, model, transform, distortion)),
         published.TABLE_1.get((model, transform, distortion)),
     )
+
+
+def _short_cell(budget: Budget, model: str, transform: str | None, distortion: str) -> Cell:
+    """The same network, trained as briefly on every distortion."""
+    cell = _table1_cell(budget, model, transform, distortion)
+    if not _longer(budget, model, transform, distortion):
+        return cell
+    config = _config(budget, distortion, _network(model, transform, distortion))
+    return cell._replace(name=f"{cell.name}-short", config=config)
 
 
 def table1(budget: Budget) -> list[Cell]:
@@ -179,13 +205,13 @@ def table1(budget: Budget) -> list[Cell]:
 
 
 def transforms(budget: Budget) -> list[Cell]:
-    """Every family of transformations on every distortion; three are Table 1's.
+    """Every family of transformations on every distortion, in trainings of one length.
 
     In front of fully connected layers: convolutions would make up for a part of what a
     transformation leaves.
     """
     return [
-        _table1_cell(budget, "st_fcn", transform, distortion)
+        _short_cell(budget, "st_fcn", transform, distortion)
         for transform in ALL_TRANSFORMS
         for distortion in published.DISTORTIONS
     ]
@@ -293,7 +319,7 @@ _UNPOOLED = _Change("unpooled", "28 x 28 samples, not averaged", {"output_size":
 
 
 def ablations(budget: Budget) -> list[Cell]:
-    """What users trip over: ST-FCN of Table 1, and with one change each."""
+    """What users trip over: ST-FCN as in `transforms`, and with one change each."""
 
     def changed(distortion: str, change: _Change) -> Cell:
         network = _network("st_fcn", "affine", distortion) | change.settings
@@ -306,7 +332,7 @@ def ablations(budget: Budget) -> list[Cell]:
             variant=change.says,
         )
 
-    unchanged = [_table1_cell(budget, "st_fcn", "affine", name) for name in ("rts", "tc")]
+    unchanged = [_short_cell(budget, "st_fcn", "affine", name) for name in ("rts", "tc")]
     rates = [changed(name, change) for name in ("rts", "tc") for change in (_FAST, _SLOW)]
     return [*unchanged, *rates, changed("tc", _UNPOOLED)]
 
