@@ -205,14 +205,15 @@ def table1(budget: Budget) -> list[Cell]:
 
 
 def transforms(budget: Budget) -> list[Cell]:
-    """Every family of transformations on every distortion, in trainings of one length.
+    """Every family of transformations on every distortion, and none, in trainings of one length.
 
     In front of fully connected layers: convolutions would make up for a part of what a
     transformation leaves.
     """
+    rows = [("fcn", None), *(("st_fcn", transform) for transform in ALL_TRANSFORMS)]
     return [
-        _short_cell(budget, "st_fcn", transform, distortion)
-        for transform in ALL_TRANSFORMS
+        _short_cell(budget, model, transform, distortion)
+        for model, transform in rows
         for distortion in published.DISTORTIONS
     ]
 

@@ -240,20 +240,25 @@ def fingerprint(cell: Cell) -> str:
 
 
 def plain_cell(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
-    """The network of the same kind on the same data, without a transformer; None of such a one."""
+    """The network of the same kind, trained as long on the same data, without a transformer.
+
+    None of such a one.
+    """
     if cell.transform is None:
         return None
     model = cell.model.rpartition("st_")[2]
     for other in cells:
         alike = (other.model, other.transform) == (model, None)
-        if alike and _data(other) == _data(cell):
+        if alike and _learns(other) == _learns(cell):
             return other
     return None
 
 
-def _data(cell: Cell) -> Data | None:
-    """What a run of a cell learns from; None of a co-localisation."""
-    return None if isinstance(cell.config, Settings) else cell.config.data
+def _learns(cell: Cell) -> tuple[Data, int] | None:
+    """What a run of a cell learns from, and for how many epochs; None of a co-localisation."""
+    if isinstance(cell.config, Settings):
+        return None
+    return cell.config.data, cell.config.optimisation.epochs
 
 
 def is_collapsed(run: Run, plain_error: float | None) -> bool:

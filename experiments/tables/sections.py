@@ -23,8 +23,9 @@ def advice(rows: Sequence[Row]) -> list[str]:
         "",
         *head,
     ]
+    transformed = [row for row in rows if row.cell.transform is not None]
     for distortion in dict.fromkeys(row.cell.distortion for row in rows):
-        column = [row for row in rows if row.cell.distortion == distortion]
+        column = [row for row in transformed if row.cell.distortion == distortion]
         known = [row for row in column if row.cell.name in known_errors(column)]
         compared = f"{len(known)} of {len(column)}"
         best, cheapest = _advised(known) if known else (MISSING, MISSING)

@@ -71,6 +71,22 @@ def test_the_papers_budget_takes_its_steps() -> None:
         assert steps == pytest.approx(150_000, rel=1e-2)
 
 
+def test_table_1_trains_longer_where_other_tables_compare_briefly() -> None:
+    for distortion, epochs in {"r": 180, "rts": 180, "p": 180, "e": 60, "tc": 60}.items():
+        (longest,) = cells.select("table1", "standard", [f"{distortion}-st_fcn-affine"])
+        (brief,) = cells.select("transforms", "standard", [f"{distortion}-st_fcn-affine*"])
+        assert longest.config.optimisation.epochs == epochs
+        assert brief.config.optimisation.epochs == 60
+        # One name where the settings are one.
+        assert (longest.name == brief.name) is (longest.config == brief.config)
+    for budget in ("quick", "paper"):
+        for cell in cells.transforms(budget):
+            assert cell in cells.select("table1", budget, ["*"]) or cell.transform not in (
+                None,
+                *published.TRANSFORMS,
+            )
+
+
 def num_params(cell: Cell) -> int:
     shape, classes = ((32, 32, 3), 43) if cell.name.startswith("gtsrb") else ((28, 28, 1), 10)
     images = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)

@@ -170,12 +170,12 @@ def test_a_single_picture_takes_no_table() -> None:
 
 
 def test_the_best_of_each_column_is_bold() -> None:
-    found = {"r-st_fcn-rotation": 0.8, "r-st_fcn-affine": 0.6, "r-st_fcn-projective": 0.6}
-    found |= {"p-st_fcn-rotation": 5.0}
+    found = {"e-st_fcn-rotation": 0.8, "e-st_fcn-affine": 0.6, "e-st_fcn-projective": 0.6}
+    found |= {"p-st_fcn-rotation-short": 5.0}
     entries = matrix(page("transforms", {name: result(error) for name, error in found.items()}))
-    assert entries["st_fcn", "rotation"] == ["0.80", MISSING, "**5.00**", MISSING, MISSING]
-    assert entries["st_fcn", "affine"][0] == "**0.60** (1.2)"
-    assert entries["st_fcn", "projective"][0] == "**0.60** (1.3)"
+    assert entries["st_fcn", "rotation"] == [MISSING, MISSING, "**5.00**", "0.80", MISSING]
+    assert entries["st_fcn", "affine"][3] == "**0.60** (2.7)"
+    assert entries["st_fcn", "projective"][3] == "**0.60** (2.6)"
 
 
 @pytest.mark.parametrize(
@@ -195,11 +195,12 @@ def test_the_best_of_each_column_is_bold() -> None:
 def test_the_cheapest_within_noise_is_advised(
     errors: dict[str, float], best: str, cheapest: str
 ) -> None:
-    found = {f"r-st_fcn-{name}": result(error) for name, error in errors.items()}
+    found = {f"e-st_fcn-{name}": result(error) for name, error in errors.items()}
+    found["e-fcn"] = result(0.5)  # no transformation to take
     lines = sections.advice(rows("transforms", found))
-    (line,) = [line for line in lines if line.startswith("| R |")]
+    (line,) = [line for line in lines if line.startswith("| E |")]
     counted = r" % \(\d+ in theta\) \| "
-    pattern = rf"\| R \| {best}{counted}{cheapest}{counted}{len(errors)} of 6 \|"
+    pattern = rf"\| E \| {best}{counted}{cheapest}{counted}{len(errors)} of 6 \|"
     assert re.fullmatch(pattern, line), line
     assert "| TC | – | – | 0 of 6 |" in lines  # noqa: RUF001
     assert "## Which transformation to take" in page("transforms", found)

@@ -46,23 +46,23 @@ def entries(path: pathlib.Path) -> dict[str, dict[str, object]]:
 def test_tables_are_written_of_which_something_is_known(
     write: Report, runs: pathlib.Path, out: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made.run(runs, "r-st_fcn-affine", 0, 0.9)
-    made.run(runs, "r-st_fcn-affine", 1, 0.7)
-    made.run(runs, "r-fcn", 0, 0.8)
+    made.run(runs, "rts-st_fcn-affine-short", 0, 0.9)
+    made.run(runs, "rts-st_fcn-affine-short", 1, 0.7)
+    made.run(runs, "rts-fcn-short", 0, 0.8)
     assert write() == 0
     names = {path.name for path in out.iterdir()}
-    assert names == {"table1.json", "table1.md", "transforms.json", "transforms.md"}
-    for table, count in (("table1", 2), ("transforms", 1)):
+    assert names == {"transforms.json", "transforms.md", "ablations.json", "ablations.md"}
+    for table, count in (("transforms", 2), ("ablations", 1)):
         found = entries(out / f"{table}.json")
         assert len(found) == count
         # The plain network is in the other table.
-        assert found["r-st_fcn-affine"]["collapsed"] == 1
-        assert found["r-st_fcn-affine"]["test_error_mean"] == 0.8
+        assert found["rts-st_fcn-affine-short"]["collapsed"] == 1
+        assert found["rts-st_fcn-affine-short"]["test_error_mean"] == 0.8
         page = (out / f"{table}.md").read_text().replace("**", "")
-        assert "0.80 ± 0.14, worst 0.90† (1.2)" in page
+        assert "0.80 ± 0.14, worst 0.90†" in page
     assert capsys.readouterr().out.splitlines() == [
-        f"table1: 2 of 40 cells in {out}/table1.md",
-        f"transforms: 1 of 30 cells in {out}/transforms.md",
+        f"transforms: 2 of 35 cells in {out}/transforms.md",
+        f"ablations: 1 of 7 cells in {out}/ablations.md",
     ]
 
 

@@ -66,6 +66,7 @@ def test_every_network_with_a_transformer_has_its_plain_one() -> None:
         assert plain.transform is None
         assert plain.model == cell.model.rpartition("st_")[2]
         assert plain.config.data == cell.config.data
+        assert plain.config.optimisation.epochs == cell.config.optimisation.epochs
 
 
 def test_each_seed_is_compared_with_the_mean_of_the_plain_network() -> None:
