@@ -8,7 +8,7 @@ import os
 import pathlib
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from experiments import config as configuration
@@ -66,8 +66,9 @@ def lock(folder: pathlib.Path) -> Iterator[Callable[[], None]]:
         InUseError: if another process holds it, which the error names.
         RunError: if it cannot be written.
     """
+    missing = [parent for parent in folder.parents if not parent.exists()]
     file, before = _locked(folder)
-    remove_start = functools.partial(_remove_start, folder, before)
+    remove_start = functools.partial(_remove_start, folder, before, missing)
     with file:
         try:
             with writing(folder / "lock"):
@@ -117,8 +118,10 @@ def _is_at(file: BinaryIO, path: pathlib.Path) -> bool:
 START = ("lock", "config.json", "checkpoints", "frames.jsonl", "metrics.jsonl", "tensorboard")
 
 
-def _remove_start(folder: pathlib.Path, before: set[pathlib.Path]) -> None:
-    """Removes what a run added to a folder, if it recorded nothing."""
+def _remove_start(
+    folder: pathlib.Path, before: set[pathlib.Path], parents: Sequence[pathlib.Path]
+) -> None:
+    """Removes what a run added to a folder, and the parents it made, if it recorded nothing."""
     with contextlib.suppress(OSError):  # a folder that cannot be written any more is left
         added = set(folder.iterdir()) - before
         recorded = read_lines(folder / "metrics.jsonl") or any(folder.glob("checkpoints/*"))
@@ -126,7 +129,8 @@ def _remove_start(folder: pathlib.Path, before: set[pathlib.Path]) -> None:
             return
         for path in added:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        folder.rmdir()  # unless it holds what was there before
+        for empty in (folder, *parents):
+            empty.rmdir()  # unless it holds what was there before, or another run
 
 
 def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:

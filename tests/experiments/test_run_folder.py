@@ -236,6 +236,20 @@ def test_a_run_that_cannot_begin_leaves_nothing(
         assert refusal("--run-dir", "run", "--resume", "must") == "no data"
 
 
+def test_nor_the_folders_above_it_that_were_made_for_it(
+    refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RunError("no data")
+
+    monkeypatch.setattr(train, "train", fail)
+    assert refusal("--run-dir", "all/cell/run") == "no data"
+    assert not pathlib.Path("all").exists()
+    pathlib.Path("all/other").mkdir(parents=True)
+    assert refusal("--run-dir", "all/cell/run") == "no data"
+    assert os.listdir("all") == ["other"]
+
+
 def test_a_run_that_left_records_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object, folder: pathlib.Path, *__: object) -> None:
         (folder / "metrics.jsonl").write_text('{"epoch": 1}\n')
