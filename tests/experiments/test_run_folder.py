@@ -191,6 +191,12 @@ def test_a_file_in_the_way(refusal: Callable[..., str]) -> None:
     assert re.match(r"runs/demo-.*: cannot be made: ", refusal())
 
 
+def test_a_name_that_is_too_long(refusal: Callable[..., str]) -> None:
+    folder = f"{300 * 'a'}/run"
+    expected = f"{folder}: cannot be used as a run folder: File name too long"
+    assert refusal("--run-dir", folder) == expected
+
+
 def test_a_folder_that_cannot_be_written(refusal: Callable[..., str]) -> None:
     folder = pathlib.Path("run")
     folder.mkdir(mode=0o555)

@@ -5,11 +5,20 @@ from collections.abc import Iterator
 import jax
 import pytest
 
+FLAG = "jax_disable_most_optimizations"
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_quickly() -> Iterator[None]:
-    flag = "jax_disable_most_optimizations"
-    before = jax.config.values[flag]
-    jax.config.update(flag, True)
+    before = jax.config.values[FLAG]
+    jax.config.update(FLAG, True)
     yield
-    jax.config.update(flag, before)
+    jax.config.update(FLAG, before)
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """As users compile: for a test of what becomes of a program."""
+    jax.config.update(FLAG, False)
+    yield
+    jax.config.update(FLAG, True)

@@ -240,6 +240,7 @@ def gradient_hlo(in_scan: bool) -> str:
     return jax.jit(f).lower((first, second), image).compile().as_text()
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("in_scan", [False, True])
 def test_cpu_gradient_is_products_and_elementwise(in_scan):
     hlo = gradient_hlo(in_scan)

@@ -1,7 +1,6 @@
 """Transformers as modules: where they stand, what they start from, what they return.
 
-Modules are compiled as a whole, which is quicker than operation by operation; their initial
-parameters without optimisations, since programs for random numbers are large.
+Modules are compiled as a whole, which is quicker than operation by operation.
 """
 
 import functools

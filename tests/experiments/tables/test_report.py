@@ -55,11 +55,11 @@ def test_tables_are_written_of_which_something_is_known(
     for table, count in (("transforms", 2), ("ablations", 1)):
         found = entries(out / f"{table}.json")
         assert len(found) == count
-        # The plain network is in the other table.
+        # The plain network of `ablations` is in the other table.
         assert found["rts-st_fcn-affine-short"]["collapsed"] == 1
         assert found["rts-st_fcn-affine-short"]["test_error_mean"] == 0.8
         page = (out / f"{table}.md").read_text().replace("**", "")
-        assert "0.80 ± 0.14, worst 0.90†" in page
+        assert "0.80 ± 0.14, worst 0.90† (0.8)" in page
     assert capsys.readouterr().out.splitlines() == [
         f"transforms: 2 of 35 cells in {out}/transforms.md",
         f"ablations: 1 of 7 cells in {out}/ablations.md",
