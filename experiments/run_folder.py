@@ -66,6 +66,7 @@ def lock(folder: pathlib.Path) -> Iterator[Callable[[], None]]:
         InUseError: if another process holds it, which the error names.
         RunError: if it cannot be written.
     """
+    # Not by pathlib, which raises where a name is too long.
     missing = [parent for parent in folder.parents if not os.path.exists(parent)]
     file, before = _locked(folder)
     remove_start = functools.partial(_remove_start, folder, before, missing)

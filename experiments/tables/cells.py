@@ -174,26 +174,22 @@ def _config(budget: Budget, distortion: str, settings: dict[str, Any]) -> Config
 # --- Tables ---------------------------------------------------------------------------------------
 
 
-def _table1_cell(budget: Budget, model: str, transform: str | None, distortion: str) -> Cell:
-    name = "-".join(filter(None, (distortion, model, transform)))
-    network = _network(model, transform, distortion)
+def _table1_cell(
+    budget: Budget, model: str, transform: str | None, distortion: str, *, short: bool = False
+) -> Cell:
+    """A cell of Table 1, or the same network trained as briefly on every distortion."""
+    longer = _longer(budget, model, transform, distortion)
+    settings = _network(model, transform, distortion) | ({} if short else longer)
+    # Where both are trained alike, they are one cell.
+    suffix = "short" if short and longer else None
     return Cell(
-        name,
+        "-".join(filter(None, (distortion, model, transform, suffix))),
         model,
         transform,
         distortion,
-        _config(budget, distortion, network | _longer(budget, model, transform, distortion)),
+        _config(budget, distortion, settings),
         published.TABLE_1.get((model, transform, distortion)),
     )
-
-
-def _short_cell(budget: Budget, model: str, transform: str | None, distortion: str) -> Cell:
-    """The same network, trained as briefly on every distortion."""
-    cell = _table1_cell(budget, model, transform, distortion)
-    if not _longer(budget, model, transform, distortion):
-        return cell
-    config = _config(budget, distortion, _network(model, transform, distortion))
-    return cell._replace(name=f"{cell.name}-short", config=config)
 
 
 def table1(budget: Budget) -> list[Cell]:
@@ -216,7 +212,7 @@ def transforms(budget: Budget) -> list[Cell]:
     """
     rows = [("fcn", None), *(("st_fcn", transform) for transform in ALL_TRANSFORMS)]
     return [
-        _short_cell(budget, model, transform, distortion)
+        _table1_cell(budget, model, transform, distortion, short=True)
         for model, transform in rows
         for distortion in published.DISTORTIONS
     ]
@@ -337,7 +333,9 @@ def ablations(budget: Budget) -> list[Cell]:
             variant=change.says,
         )
 
-    unchanged = [_short_cell(budget, "st_fcn", "affine", name) for name in ("rts", "tc")]
+    unchanged = [
+        _table1_cell(budget, "st_fcn", "affine", name, short=True) for name in ("rts", "tc")
+    ]
     rates = [changed(name, change) for name in ("rts", "tc") for change in (_FAST, _SLOW)]
     return [*unchanged, *rates, changed("tc", _UNPOOLED)]
 

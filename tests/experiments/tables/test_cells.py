@@ -79,12 +79,25 @@ def test_table_1_trains_longer_where_other_tables_compare_briefly() -> None:
         assert brief.config.optimisation.epochs == 60
         # One name where the settings are one.
         assert (longest.name == brief.name) is (longest.config == brief.config)
-    for budget in ("quick", "paper"):
-        for cell in cells.transforms(budget):
-            assert cell in cells.select("table1", budget, ["*"]) or cell.transform not in (
-                None,
-                *published.TRANSFORMS,
-            )
+
+
+def test_what_is_set_for_longer_trainings() -> None:
+    for model, transform in (("fcn", None), ("st_fcn", "affine")):
+        for distortion, bends in {"r": 0.7, "rts": 0.0, "p": 0.0}.items():
+            name = "-".join(filter(None, (distortion, model, transform)))
+            (longer,) = cells.select("table1", "standard", [name])
+            (brief,) = cells.select("transforms", "standard", [f"{name}-short"])
+            changed = {"epochs": 180, "learning_rate": 1e-3, "augment_sigma": bends}
+            rate = brief.config.optimisation.localisation_lr
+            changed |= {"localisation_lr": rate and rate / 2}
+            assert longer.config == configuration.replace(brief.config, changed)
+
+
+@pytest.mark.parametrize("budget", ["quick", "paper"])
+def test_other_budgets_train_all_tables_alike(budget: cells.Budget) -> None:
+    table1 = cells.table1(budget)
+    shared = [cell for cell in cells.transforms(budget) if cell in table1]
+    assert len(shared) == 20
 
 
 def num_params(cell: Cell) -> int:
