@@ -58,8 +58,8 @@ _DISTORTED = (
 _DECAY = "Weights decay by 0.1 where all layers are fully connected, else by 1e-4."
 _LENGTHS = (
     "With `--budget standard`, networks that convolve take 30 epochs, others 60; these take 180 on "
-    "R, RTS and P, at a third of the learning rate (half in the localisation), on R of digits that "
-    "are bent a little."
+    "R, RTS and P and 120 on TC, at a third of the learning rate (half in the localisation), of "
+    "digits that are bent a little but for P."
 )
 _SHORT = "With `--budget standard` all take 60 epochs; a longer cell of Table 1 lacks `-short`."
 _EQUAL = "Networks of one kind have as many parameters, to 2 %, on one distortion."
