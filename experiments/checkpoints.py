@@ -43,6 +43,11 @@ def at_start_of_epoch(state: TrainState, steps: int) -> Snapshot:
     return Snapshot(state, {name: np.zeros(steps, np.float32) for name in MEASURED}, 0.0)
 
 
+def steps_in(folder: pathlib.Path) -> list[int]:
+    """The steps that have a checkpoint in a folder, in order; none where there is no folder."""
+    return sorted(int(path.stem) for path in folder.glob(f"*{SUFFIX}") if path.stem.isdigit())
+
+
 class Checkpoints:
     """The checkpoints in a folder.
 
@@ -68,8 +73,7 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, in order."""
-        found = self._folder.glob(f"*{SUFFIX}")
-        return sorted(int(path.stem) for path in found if path.stem.isdigit())
+        return steps_in(self._folder)
 
     @property
     def due(self) -> bool:

@@ -45,6 +45,7 @@ from experiments.colocaliser import (
 from experiments.experiment import num_params
 from experiments.figures.images import draw_boxes
 from experiments.records import Lines, RunError, provenance, read_json, write_json, writing
+from experiments.train import DivergedError
 from stn_jax import colocalisation as core
 from stn_jax import distortions, population, training, transforms
 from stn_jax.training import Params
@@ -98,7 +99,8 @@ def run(settings: Settings, folder: pathlib.Path, command: str) -> dict[str, Any
 
     Raises:
         DatasetError: if the data cannot be had.
-        RunError: if the folder holds another run, cannot be written, or the training diverges.
+        DivergedError: if the training of a digit diverges.
+        RunError: if the folder holds another run or cannot be written.
     """
     _claim(settings, folder)
     dataset = datasets.load(settings.dataset, data_dir=settings.data_dir)
@@ -199,7 +201,7 @@ def train(settings: Settings, embed: Embed, sets: Sets, lines: Lines) -> Result:
     """Trains a localisation network on each digit's images, all ten in one program.
 
     Raises:
-        RunError: if one diverges.
+        DivergedError: if one diverges.
     """
     steps = settings.epochs * (settings.images // settings.batch_size)
     schedule = optax.cosine_decay_schedule(settings.learning_rate, steps)
@@ -229,7 +231,9 @@ def train(settings: Settings, embed: Embed, sets: Sets, lines: Lines) -> Result:
         states, history = part(states, sets.images, epochs=epochs)
         diverged = np.flatnonzero(states.diverged)
         if len(diverged):
-            raise RunError(f"training diverged for the digit {diverged[0]}: lower learning_rate")
+            raise DivergedError(
+                f"training diverged for the digit {diverged[0]}: lower learning_rate"
+            )
         epoch += epochs
         stages[epoch] = find(states.params, sets.images)
         lines.append(

@@ -68,6 +68,8 @@ def _run(arguments: list[str]) -> None:
     for flag, value in {"--seeds": seeds, "--at-once": options.at_once}.items():
         if value is not None and value < 1:
             raise ConfigError(f"{flag} must be positive; got {value}")
+    if "--cells" in arguments and not options.cells:  # of a variable that is empty, say
+        raise ConfigError("--cells must name cells, or be left out for all; got none")
     if options.diagnostics and options.table in ("colocalisation", "projection3d"):
         raise ConfigError(f"--diagnostics must be left out with {options.table}")
     selected = tables.select(options.table, options.budget, options.cells)

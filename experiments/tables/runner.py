@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from experiments import config as configuration
 from experiments import run_folder, train
 from experiments.colocalisation_settings import Settings
+from experiments.config import Config
 from experiments.records import read_json, read_summary, write_json
 from experiments.run_folder import InUseError
 from experiments.stopping import Stopped
@@ -89,13 +90,14 @@ def train_all(
                 left.append(run)
             else:
                 print(f"{run.folder}: finished already", flush=True)
-        try:
-            _train(left, run_settings, command)
-        except InUseError as error:
-            print(f"left out: {error}", flush=True)
-            held += left
-        except Stopped as stopped:
-            raise Stopped(stopped.number, "the same command continues") from None
+        for program in _programs(left):
+            try:
+                _train(program, run_settings, command)
+            except InUseError as error:
+                print(f"left out: {error}", flush=True)
+                held += program
+            except Stopped as stopped:
+                raise Stopped(stopped.number, "the same command continues") from None
     return held
 
 
@@ -111,41 +113,67 @@ def _groups(wanted: Iterable[Run], at_once: int) -> Iterator[list[Run]]:
         yield group
 
 
+def _programs(group: list[Run]) -> list[list[Run]]:
+    """Runs of one cell by the program that trains them: what has begun alone ends alone.
+
+    In one program all go on from a checkpoint that all have, and who is ahead loses what is later.
+    """
+    from experiments.checkpoints import steps_in
+
+    if any(isinstance(run.cell.config, Settings) for run in group):
+        return [[run] for run in group]
+    saved = [set(steps_in(run.folder / "checkpoints")) for run in group]
+    if group and set.intersection(*saved):
+        return [group]
+    begun = [[run] for run, steps in zip(group, saved, strict=True) if steps]
+    fresh = [run for run, steps in zip(group, saved, strict=True) if not steps]
+    return [*begun, fresh] if fresh else begun
+
+
 def _train(group: list[Run], settings: dict[str, Any], command: str) -> None:
-    """Trains runs of one cell."""
-    todo = []
-    for run in group:
-        if isinstance(run.cell.config, Settings):
-            _colocalise(run, run.cell.config, settings["data_dir"], command)
-        else:
-            own = settings | {"seed": run.seed, "run_dir": str(run.folder)}
-            todo.append((run, configuration.replace(run.cell.config, own)))
+    """Trains runs of one cell in one program; those that diverge leave a record of it."""
+    first = group[0]
+    if isinstance(first.cell.config, Settings):
+        config = dataclasses.replace(
+            first.cell.config, seed=first.seed, data_dir=settings["data_dir"]
+        )
+        try:
+            _colocalise(first, config, command)
+        except train.DivergedError as error:
+            _record_diverged(first, dataclasses.asdict(config), error)
+        return
+
+    def configured(run: Run) -> Config:
+        assert isinstance(run.cell.config, Config)  # a cell's runs are of one kind
+        own = settings | {"seed": run.seed, "run_dir": str(run.folder)}
+        return configuration.replace(run.cell.config, own)
 
     def record(index: int, error: train.DivergedError) -> None:
-        run, config = todo[index]
-        print(f"{run.folder}: {error}", flush=True)
-        run.folder.mkdir(parents=True, exist_ok=True)  # one that recorded nothing leaves no folder
-        write_json(run.folder / "config.json", configuration.to_dict(config))
-        write_json(run.folder / DIVERGED, {"error": str(error), "seed": run.seed})
+        _record_diverged(group[index], configuration.to_dict(configured(group[index])), error)
 
-    if len(todo) > 1:
+    if len(group) > 1:
         from experiments.tables import together
 
-        together.run([config for _, config in todo], command, record)
-    elif todo:
-        ((run, config),) = todo
-        try:
-            train.run(config, run.cell.name, command)
-        except train.DivergedError as error:
-            record(0, error)
+        together.run(list(map(configured, group)), command, record)
+        return
+    try:
+        train.run(configured(first), first.cell.name, command)
+    except train.DivergedError as error:
+        record(0, error)
 
 
-def _colocalise(run: Run, settings: Settings, data_dir: str | None, command: str) -> None:
+def _record_diverged(run: Run, config: dict[str, Any], error: train.DivergedError) -> None:
+    print(f"{run.folder}: {error}", flush=True)
+    run.folder.mkdir(parents=True, exist_ok=True)  # one that recorded nothing leaves no folder
+    write_json(run.folder / "config.json", config)
+    write_json(run.folder / DIVERGED, {"error": str(error), "seed": run.seed})
+
+
+def _colocalise(run: Run, settings: Settings, command: str) -> None:
     from experiments import colocalisation
 
     with run_folder.lock(run.folder):
         print(f"{run.cell.name}: run folder {run.folder}", flush=True)
-        settings = dataclasses.replace(settings, seed=run.seed, data_dir=data_dir)
         summary = colocalisation.run(settings, run.folder, command)
     print(f"test error {summary['test_error']:.2f} %, {summary['num_params']:,} parameters")
 

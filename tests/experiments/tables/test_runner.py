@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import pytest
 
+from experiments import colocalisation, paper, train
 from experiments import config as configuration
-from experiments import paper, train
+from experiments.colocalisation_settings import Settings
 from experiments.config import Config
 from experiments.records import read_config
 from experiments.run_folder import lock
 from experiments.stopping import Stopped
-from experiments.tables import cells, runner
+from experiments.tables import cells, folders, runner
 from experiments.tables.cells import Cell
 
 CELLS = [Cell(name, "fcn", None, "r", Config()) for name in ("a", "b")]
@@ -122,6 +123,64 @@ def test_seeds_at_once_follow_each_other(tmp_path: pathlib.Path) -> None:
     assert found == [*first, [("a", 2)], [("b", 2)]]
 
 
+@pytest.mark.parametrize(
+    ("saved", "programs"),
+    [
+        ([[], [], []], [[0, 1, 2]]),
+        ([[4, 8], [8], [8, 12]], [[0, 1, 2]]),  # killed between checkpoints of two
+        ([[], [8], []], [[1], [0, 2]]),
+        ([[4], [8], [12]], [[0], [1], [2]]),
+    ],
+)
+def test_seeds_that_began_alone_end_alone(
+    saved: list[list[int]], programs: list[list[int]], tmp_path: pathlib.Path
+) -> None:
+    group = list(runner.runs(CELLS[:1], tmp_path, 3))
+    for run, steps in zip(group, saved, strict=True):
+        for step in steps:
+            path = run.folder / "checkpoints" / f"{step}.msgpack"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    assert [[run.seed for run in each] for each in runner._programs(group)] == programs
+
+
+COLOCALISATION = cells.select("colocalisation", "quick", [])[:1]
+
+
+def test_a_colocalisation_that_diverges_is_recorded_and_the_next_is_run(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def diverge(settings: Settings, *_: Any) -> None:
+        tried.append(settings.seed)
+        raise train.DivergedError("training diverged for the digit 3")
+
+    monkeypatch.setattr(colocalisation, "run", diverge)
+    runs = list(runner.runs(COLOCALISATION, tmp_path, 2))
+    for _ in range(2):
+        runner.train_all(runs, command="c")
+    assert tried == [0, 1]
+    found, remarks = folders.ended(COLOCALISATION[0], tmp_path)
+    assert ([(run.seed, run.summary) for run in found], remarks) == ([(0, None), (1, None)], [])
+
+
+def test_colocalisations_at_once_are_held_one_by_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def finish(settings: Settings, *_: Any) -> dict[str, Any]:
+        tried.append(settings.seed)
+        return {"test_error": 1.0, "num_params": 1}
+
+    monkeypatch.setattr(colocalisation, "run", finish)
+    runs = list(runner.runs(COLOCALISATION, tmp_path, 3, 3))
+    with lock(runs[1].folder):
+        assert runner.train_all(runs, command="c", at_once=3) == [runs[1]]
+    assert tried == [0, 2]
+
+
 def test_a_signal_says_how_to_go_on(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +228,7 @@ def test_only_a_smoke_is_compiled_quickly(
     [
         ("table1 --seeds 0", ("--seeds", "positive", "got 0")),
         ("table1 --cells x", ("--cells", "got x")),
+        ("table1 --cells", ("--cells must name cells", "got none")),
         ("projection3d --diagnostics", ("--diagnostics", "left out with projection3d")),
     ],
 )
