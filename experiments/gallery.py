@@ -18,10 +18,18 @@ from experiments.experiment import Experiment
 from experiments.figures.angles import angle_residuals, draw_angles
 from experiments.figures.confusions import draw_confusions
 from experiments.figures.curves import draw_curves
+from experiments.figures.diagnostics import draw_diagnostics
 from experiments.figures.frames import animate_frames, draw_frames
 from experiments.figures.images import draw_images
 from experiments.models import make_transform
-from experiments.records import RunError, read_config, read_json, read_lines, writing
+from experiments.records import (
+    RunError,
+    read_config,
+    read_json,
+    read_lines,
+    read_summary,
+    writing,
+)
 from stn_jax import warping
 
 SHOWN = 32  # images in the two grids
@@ -248,8 +256,11 @@ def redraw(folder: pathlib.Path) -> None:
     with run_folder.lock(folder):  # opening checkpoints removes what is being written
         experiment = setup.build(config)
         params = trained_params(folder, experiment)
+        measured = (read_summary(folder) or {}).get("diagnostics")
         with writing(folder / "figures"):
             draw(folder, experiment, params)
+            if measured is not None:
+                draw_diagnostics(folder / "figures" / "diagnostics.png", measured)
     print(f"pictures in {folder / 'figures'}")
 
 

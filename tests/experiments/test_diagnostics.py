@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import command_line, diagnostics
+from experiments import command_line, diagnostics, gallery
+from experiments import config as configuration
 from experiments import experiment as setup
 from experiments.config import Config, Data, Model, Optimisation
 from experiments.experiment import Experiment
@@ -115,7 +116,7 @@ def test_a_network_that_follows_has_no_error(scenes: pathlib.Path, model: dict[s
 
 def test_a_network_that_ignores_its_input_has_the_error_of_none(scenes: pathlib.Path) -> None:
     found = diagnostics.measure(reading(scenes, False, transform="affine"), {})
-    steps = np.mean(np.abs(diagnostics.FRACTIONS))
+    steps = np.mean([abs(each) for each in diagnostics.FRACTIONS if each])
     largest = {
         "rotation_deg": diagnostics.MOST_DEG,
         "log_scale": diagnostics.MOST_LOG_SCALE,
@@ -134,6 +135,23 @@ def test_a_network_that_ignores_its_input_has_the_error_of_none(scenes: pathlib.
         assert found["kl"][kind] < 1e-4
 
 
+@pytest.mark.parametrize("distortion", ["none", "r"])
+def test_outside_a_photograph_its_edge_goes_on(scenes: pathlib.Path, distortion: str) -> None:
+    made = reading(scenes, True)
+    made = dataclasses.replace(
+        made, config=configuration.replace(made.config, {"distortion": distortion})
+    )
+    moved = diagnostics._moved(made, jnp.full((1, *SHAPE, 3), 7.0), jnp.float32([[0, 0, 3, 0]]))
+    assert bool((moved == 7).all()) is (distortion == "none")
+
+
+def test_what_is_not_moved_answers_alike(scenes: pathlib.Path) -> None:
+    found = diagnostics.measure(reading(scenes, True, transform="affine"), {})
+    for rows in found["by_amount"].values():
+        still = {name: values[diagnostics.FRACTIONS.index(0)] for name, values in rows.items()}
+        assert set(still.values()) == {0.0}
+
+
 def test_a_run_has_them_on_request(
     unfinished: pathlib.Path, tiny: list[str], run: Callable[..., int]
 ) -> None:
@@ -141,7 +159,12 @@ def test_a_run_has_them_on_request(
     found = json.loads((unfinished / "summary.json").read_text())["diagnostics"]
     assert found["images"] == 25
     assert found["equivariance"].keys() == found["none"].keys() == set(diagnostics.KINDS)
-    assert (unfinished / "figures" / "diagnostics.png").stat().st_size > 5000
+    picture = unfinished / "figures" / "diagnostics.png"
+    drawn = picture.read_bytes()
+    assert len(drawn) > 5000
+    picture.unlink()
+    assert gallery.main([str(unfinished)]) == 0
+    assert picture.read_bytes() == drawn
 
 
 def test_a_network_without_a_transformer_has_predictions_only(
