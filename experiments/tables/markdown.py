@@ -9,6 +9,8 @@ MISSING = "–"  # noqa: RUF001 (a dash, not a minus: there is no number)
 
 def heading(distortion: str) -> str:
     """A distortion as tables name it."""
+    if distortion == "none":
+        return "undistorted"
     return distortion.upper() if distortion in (*DISTORTIONS, "t") else distortion
 
 

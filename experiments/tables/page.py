@@ -175,7 +175,8 @@ def _cells(rows: Sequence[Row]) -> list[str]:
         for row, result in known
     ]
     listed = [f"{place}. {origin}" for place, origin in enumerate(origins, start=1)]
-    return ["## Cells", "", *table_head(columns), *lines, "", "Origins:", "", *listed]
+    origin = "Origins; a command is of its commit, and at another may train a cell otherwise:"
+    return ["## Cells", "", *table_head(columns), *lines, "", origin, "", *listed]
 
 
 def _values(row: Row, result: Result) -> list[str]:

@@ -1,8 +1,8 @@
 """The numbers to reproduce or beat: Jaderberg et al. (2015), in % of error.
 
-Table 1 and appendix A.1 are the paper's own; A.2's are its successes on cluttered digits, 0 to 9,
-turned into errors. On TC the paper gives one number for ST-FCN and one for ST-CNN, and does not say
-of which transformation.
+Table 1 and appendix A.1 are the paper's own; A.2's, of second hand, are its successes on cluttered
+digits, 0 to 9, turned into errors. On TC the paper gives one number for ST-FCN and one for ST-CNN,
+and does not say of which transformation.
 """
 
 import types
