@@ -1,5 +1,6 @@
 """What the README shows runs, as it stands, from top to bottom."""
 
+import json
 import pathlib
 import re
 import shlex
@@ -8,7 +9,8 @@ import pytest
 
 from experiments import command_line
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def test_python_snippets_run_in_order() -> None:
@@ -34,4 +36,62 @@ def test_commands_parse(command: str) -> None:
 
 def test_files_it_names_exist() -> None:
     for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (pathlib.Path(__file__).parent.parent / link).exists(), link
+        assert (ROOT / link).exists(), link
+
+
+TRANSFORMS = {
+    "none": None,
+    "no transformer": None,
+    "translation and scale": "translation_scale",
+    "thin plate spline": "thin_plate_spline",
+} | {name: name for name in ("rotation", "similarity", "affine", "projective")}
+MODELS = {"FCN": "fcn", "CNN": "cnn", "CNN, 30 epochs": "cnn", "ST-FCN": "st_fcn"}
+MODELS |= {"ST-CNN": "st_cnn", "2x ST-FCN, side by side": "2x_st_fcn"}
+OURS = {"ours": ("st_compact", "affine"), "the same without its transformer": ("compact", None)}
+
+
+def shown(table: str) -> dict[tuple[str, str | None, str], str]:
+    """The entries of README's table, by network, transformation and distortion."""
+    first = {"addition": "| network | no transformer |", "table1": "| network | R |"}
+    first |= {"transforms": "| transformation | R |", "ours": "| | R |"}
+    lines = README[README.index(f"\n{first[table]}") :].strip().split("\n\n")[0].splitlines()
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    found = {}
+    for name, *entries in rows:
+        for column, entry in zip(head[1:], entries, strict=True):
+            if table == "addition":
+                key = MODELS[name], TRANSFORMS[column], "rts"
+            elif table == "ours":
+                if name not in OURS:
+                    continue
+                key = *OURS[name], column.lower()
+            elif table == "transforms":
+                key = "fcn" if name == "none" else "st_fcn", TRANSFORMS[name], column.lower()
+            else:
+                model, _, transform = name.partition(", ")
+                key = MODELS[model], TRANSFORMS[transform or "none"], column.lower()
+            found[key] = entry
+    return {key: entry for key, entry in found.items() if entry}
+
+
+@pytest.mark.parametrize("table", ["table1", "transforms", "ours", "addition"])
+def test_its_tables_are_the_recorded_results(table: str) -> None:
+    recorded = json.loads((ROOT / "experiments" / "results" / f"{table}.json").read_text())
+    entries = shown(table)
+    cells = {
+        (each["model"], each["transform"], each["distortion"]): each for each in recorded["cells"]
+    }
+    assert entries.keys() == cells.keys()
+    for key, entry in entries.items():
+        cell = cells[key]
+        error, paper = cell["test_error_mean"], cell["published"]
+        if table == "transforms":
+            column = [each for each in cells.values() if each["distortion"] == key[2]]
+            bold, paper = error == min(each["test_error_mean"] for each in column), None
+        else:
+            # What our network without a transformer is compared with is not in README.
+            bold = error <= paper and key[0] != "compact"
+        expected = f"**{error:.2f}**" if bold else f"{error:.2f}"
+        if paper is not None and table != "ours":
+            expected += f" ({paper})"
+        assert entry == expected, key
