@@ -16,7 +16,7 @@ _LABELS = {
 }
 
 
-_SHARES = {"outside": "Samples outside (%)", "changed": "Changed answers (%)"}
+_SHARES = {"outside": "Samples\noutside (%)", "changed": "Changed\nanswers (%)"}
 
 
 def draw_diagnostics(path: str | os.PathLike[str], measured: Mapping[str, Any]) -> None:
@@ -31,9 +31,9 @@ def draw_diagnostics(path: str | os.PathLike[str], measured: Mapping[str, Any]) 
     """
     kinds = {kind: label for kind, label in _LABELS.items() if kind in measured["by_amount"]}
     has_frames = "equivariance" in measured
-    rows = {"equivariance": "Error of the frame"} if has_frames else {}
+    rows = {"equivariance": "Error of\nthe frame"} if has_frames else {}
     rows |= {name: label for name, label in _SHARES.items() if name in measured}
-    rows |= {"kl": "Divergence (nats)"}
+    rows |= {"kl": "Divergence\n(nats)"}
     figure = new_figure(WIDTH_INCHES, 0.6 + 1.6 * len(rows))
     cells = figure.subplots(len(rows), len(kinds), sharex="col", squeeze=False)
     for column, (kind, label) in enumerate(kinds.items()):
