@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 import signal
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -29,7 +28,8 @@ class Apply:
 
     Each file of --images becomes NAME.png in --out, of the file's own resolution, and a line of
     theta.jsonl. The network sees it resized to the images that it was trained on, whose proportions
-    it should have. Transformers in series are applied as one; those side by side make NAME_0.png,
+    it should have; of a run with --keep-aspect it is extended to a square first, and so is what is
+    made of it. Transformers in series are applied as one; those side by side make NAME_0.png,
     NAME_1.png, ...; those on feature maps are left out. What is transparent becomes black. The exit
     code is 1 where the run cannot be used, or any of the files, each of which is named.
     """
@@ -71,6 +71,7 @@ def apply(settings: Apply) -> int:
     import numpy as np
 
     from experiments import restored
+    from experiments.datasets.gtsrb.archives import extended
 
     experiment, params = restored.restore(settings.run)
     model, stored = experiment.config.model, experiment.dataset.train.images.dtype
@@ -95,16 +96,20 @@ def apply(settings: Apply) -> int:
     record, failed = Lines(settings.out / RECORD, 0), 0
     for file in files:
         try:
-            image = read(file)
+            image, margins = read(file), (0, 0)
         except ImageError as error:
             _fail(error, 1)
             failed += 1
             continue
+        if experiment.config.data.keep_aspect:
+            image, margins = extended(image)
         found = viewer.frames(resized(image, viewer.input_shape))
         for name, frame in zip(names[file], found, strict=True):
             output = _straight(pixels(image), frame, model, viewer.input_shape[:2])
             write_png(settings.out / name, output)
-            record.append(_record(file, name, frame, pixels(image), output))
+            shapes = {"input_shape": (image.height, image.width), "output_shape": output.shape[:2]}
+            where = {"file": file.name, "output": name, **shapes, "margins": margins}
+            record.append({**where, **_warp(frame, model)})
     record.close()
     print(f"{len(files) - failed} of {len(files)} files straightened into {settings.out}")
     return failed
@@ -116,7 +121,9 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise RunError(f"{folder}: cannot be read: {error.strerror}") from error
-    files = [entry for entry in entries if entry.is_file() and not entry.name.startswith(".")]
+    # A link to nothing is a file that cannot be read; a pipe would never end.
+    kept = [entry for entry in entries if entry.is_file() or not entry.exists()]
+    files = [entry for entry in kept if not entry.name.startswith(".")]
     if not files:
         raise RunError(f"{folder}: holds no files")
     return files
@@ -163,15 +170,18 @@ def _straight(
     return np.asarray(output)
 
 
-def _record(
-    file: pathlib.Path, name: str, frame: "Frame", image: "np.ndarray", output: "np.ndarray"
-) -> Mapping[str, Any]:
+def _warp(frame: "Frame", model: Model) -> dict[str, Any]:
+    """What `stn_jax.warp_points` takes of a frame, and what its transformation is made with."""
+    made_with = {}
+    if model.transform == "thin_plate_spline":
+        made_with = {
+            "control_points": model.control_points,
+            "regularisation": model.regularisation,
+        }
     return {
-        "file": file.name,
-        "output": name,
-        "input_shape": image.shape[:2],
-        "output_shape": output.shape[:2],
         "transform": frame.transform.name,
+        **made_with,
+        "align_corners": model.align_corners,
         "theta": frame.theta[0].tolist(),
     }
 

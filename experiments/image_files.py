@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -20,12 +21,15 @@ def read(path: pathlib.Path) -> Image.Image:
     Raises:
         ImageError: if the file is no image that Pillow reads, or its pixels have no scale.
     """
-    # A damaged file makes Pillow's formats raise some dozen unrelated types.
+    # A damaged file makes Pillow's formats raise some dozen unrelated types, or warn in two lines.
     try:
-        with Image.open(path) as opened:
-            image = _opaque(ImageOps.exif_transpose(opened))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as opened:
+                image = _opaque(ImageOps.exif_transpose(opened))
     except Exception as error:
-        raise ImageError(f"{path}: cannot be read as an image: {one_line(error)}") from error
+        name = str(path) if str(path).isprintable() else repr(str(path))
+        raise ImageError(f"{name}: cannot be read as an image: {one_line(error)}") from error
     return image
 
 

@@ -84,3 +84,16 @@ def target_points(shape: Sequence[int], *, align_corners: bool) -> Float[np.ndar
         for plane, size in zip(centred_pixels(shape), reversed(shape), strict=True)
     ]
     return np.stack(np.broadcast_arrays(*planes), axis=-1)
+
+
+def computed_target_points(shape: Sequence[int], dtype: np.dtype) -> Float[jax.Array, "*shape n"]:
+    """`target_points` between outer edges, of `dtype`, by the program that uses them.
+
+    As a constant, those of a photograph are megabytes of a program, and XLA takes seconds over it.
+    """
+
+    def plane(axis: int) -> jax.Array:
+        numbers = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+        return (2 * numbers + 1 - shape[axis]).astype(dtype) / shape[axis]
+
+    return jnp.stack([plane(axis) for axis in reversed(range(len(shape)))], axis=-1)

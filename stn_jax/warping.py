@@ -12,6 +12,7 @@ from stn_jax._types import Array
 from stn_jax.coordinates import (
     centred_pixels,
     centred_scale,
+    computed_target_points,
     half_extent,
     pixel_bounds,
     target_points,
@@ -222,7 +223,7 @@ def straighten(
     made = check_sizes("output_shape", seen if output_shape is None else output_shape, len(seen))
     sizes = zip(full[:-1], seen, made, strict=True)
     shape = tuple(max(1, round(size * out / size_seen)) for size, size_seen, out in sizes)
-    points = jnp.asarray(target_points(shape, align_corners=False), at_least_float32(theta).dtype)
+    points = computed_target_points(shape, at_least_float32(theta).dtype)
     points = _each_axis(to_pixels, points, made, False)
     points = warp_points(
         points,

@@ -10,6 +10,7 @@ import pytest
 
 import stn_jax
 from stn_jax import transforms
+from stn_jax.coordinates import computed_target_points, target_points
 
 RNG = np.random.default_rng(0)
 PLANAR = [
@@ -296,6 +297,22 @@ def test_straightening_shows_the_same_with_more_pixels(align_corners: bool, x64:
     large = stn_jax.straighten(coordinates(60, 36), theta, transforms.affine, (12, 12), **settings)
     assert large.shape == (30, 24, 2)
     np.testing.assert_allclose(large[2::5, 1::3], small, atol=1e-12)
+
+
+def test_the_program_that_straightens_does_not_grow_with_the_image() -> None:
+    def length(side: int) -> int:
+        straighten = jax.jit(stn_jax.straighten, static_argnums=(2, 3))
+        image, theta = jnp.zeros((side, side, 1)), transforms.affine.identity
+        return len(straighten.lower(image, theta, transforms.affine, (12, 12)).as_text())
+
+    assert length(256) < 1.1 * length(16)
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (7, 1000), (3, 4, 5)])
+def test_computed_points_are_the_constant_ones(shape: tuple[int, ...]) -> None:
+    constant = target_points(shape, align_corners=False)
+    computed = computed_target_points(shape, np.dtype(np.float32))
+    np.testing.assert_allclose(computed, constant, rtol=2e-7, atol=1e-12)  # two roundings
 
 
 def test_straightening_errors(unchecked: None) -> None:

@@ -1,10 +1,12 @@
 """A folder of images through a trained transformer: what it makes of them, and what it refuses."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -162,6 +164,82 @@ def test_transformers_in_series_make_one_image_and_side_by_side_one_each(
     assert [len(record["theta"]) for record in lines] == [count] * len(names)
 
 
+def test_signs_through_splines_between_blocks(
+    tmp_path: pathlib.Path, straighten: Callable[..., int]
+) -> None:
+    """Three channels, local contrast, splines of which only the first sees the image."""
+    data = save_npz(tmp_path / "signs.npz", (32, 32, 3))
+    settings = "--model st_compact --features 2 2 2 4 --batch-size 6 --control-points 2 3"
+    settings += " --transform thin_plate_spline --placement between --transformers 2"
+    settings += " --normalisation local --regularisation 0.1 --align-corners"
+    arguments = ["gtsrb", "--dataset", "npz", "--data-file", str(data), *settings.split()]
+    run, out = untrained_run(tmp_path / "run", arguments), tmp_path / "out"
+    (tmp_path / "one").mkdir()
+    picture(48, 72, "RGB").save(tmp_path / "one" / "a.png")
+    assert straighten(run, tmp_path / "one", out) == 0
+    record = json.loads((out / "theta.jsonl").read_text())
+    assert record.pop("theta") == pytest.approx([0] * 12, abs=1e-3)
+    assert record == {
+        "file": "a.png",
+        "output": "a.png",
+        "input_shape": [48, 72],
+        "output_shape": [48, 72],
+        "margins": [0, 0],
+        "transform": "thin_plate_spline",
+        "control_points": [2, 3],
+        "regularisation": 0.1,
+        "align_corners": True,
+    }
+    with Image.open(out / "a.png") as straight, Image.open(tmp_path / "one" / "a.png") as image:
+        np.testing.assert_allclose(np.float32(straight), np.float32(image), atol=2)
+
+
+def test_a_run_that_kept_the_aspect_sees_squares(
+    tiny: list[str], tmp_path: pathlib.Path, straighten: Callable[..., int]
+) -> None:
+    run, out = untrained_run(tmp_path / "run", tiny), tmp_path / "out"
+    restore = restored.restore
+
+    def kept(folder: pathlib.Path) -> tuple[setup.Experiment, Any]:
+        experiment, params = restore(folder)
+        changed = config.replace(experiment.config, {"keep_aspect": True})
+        return dataclasses.replace(experiment, config=changed), params
+
+    (tmp_path / "one").mkdir()
+    image = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+    Image.fromarray(image).save(tmp_path / "one" / "a.png")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(restored, "restore", kept)
+        assert straighten(run, tmp_path / "one", out) == 0
+    record = json.loads((out / "theta.jsonl").read_text())
+    assert record["input_shape"] == record["output_shape"] == [6, 6]
+    assert record["margins"] == [1, 0]
+    with Image.open(out / "a.png") as straight:
+        extended = np.pad(image, ((1, 1), (0, 0)), mode="edge")
+        np.testing.assert_allclose(np.asarray(straight, int), extended, atol=1)
+
+
+def test_each_file_that_cannot_be_read_is_one_line(
+    finished: pathlib.Path,
+    tmp_path: pathlib.Path,
+    straighten: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    picture(9, 9).save(folder / "fine.png")
+    (folder / "link.png").symlink_to("nowhere.png")
+    (folder / "two\nlines.png").write_text("not an image")
+    assert straighten(finished, folder, tmp_path / "out") == 1
+    printed = capsys.readouterr()
+    link, lines = printed.err.splitlines()
+    assert (
+        link == f"error: {folder}/link.png: cannot be read as an image: " + link.split(": ", 3)[3]
+    )
+    assert "odd/two\\nlines.png': cannot be read as an image" in lines
+    assert printed.out.startswith("1 of 3 files")
+
+
 def test_runs_that_cannot_be_applied(
     tiny: list[str],
     ten: pathlib.Path,
@@ -224,6 +302,15 @@ def test_a_wrong_flag_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 # Files.
+
+
+def test_what_pillow_warns_of_is_read_without_a_word(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    picture(9, 9).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    assert image_files.read(tmp_path / "a.png").size == (9, 9)
+    assert not recwarn
 
 
 def test_what_is_transparent_is_black_and_photographs_stand_upright(tmp_path: pathlib.Path) -> None:

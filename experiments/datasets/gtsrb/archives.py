@@ -189,11 +189,26 @@ def resize(image: Image.Image, size: int, *, keep_aspect: bool) -> np.ndarray:
         uint8 `[size, size, 3]`.
     """
     if keep_aspect:
-        side = max(image.size)
-        margins = [side - image.height, side - image.width]
-        widths = [*((each // 2, each - each // 2) for each in margins), (0, 0)]
-        image = Image.fromarray(np.pad(np.asarray(image), widths, mode="edge"))
+        image, _ = extended(image)
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def extended(image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+    """An image made square by repeating its edge on its shorter sides alike.
+
+    Args:
+        image: of mode L or RGB.
+
+    Returns:
+        (image, (rows above, columns left) that were added)
+    """
+    side = max(image.size)
+    widths = [
+        (margin // 2, margin - margin // 2) for margin in (side - image.height, side - image.width)
+    ]
+    values = np.asarray(image)
+    padded = np.pad(values, [*widths, (0, 0)][: values.ndim], mode="edge")
+    return Image.fromarray(padded), (widths[0][0], widths[1][0])
 
 
 def _open(path: Path) -> zipfile.ZipFile:
