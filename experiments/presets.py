@@ -62,11 +62,12 @@ PRESETS: Mapping[str, Preset] = types.MappingProxyType(
             ),
         ),
         "gtsrb": Preset(
-            "German traffic signs, with transformers at the input and before the second block",
+            "German traffic signs, with a transformer at the input that makes 48 x 48 of 32 x 32",
             Config(
                 Data(
                     dataset="gtsrb",
                     distortion="none",
+                    normalisation="local",
                     augment_angle=10.0,
                     augment_scale=1.15,
                     augment_shift=2.0,
@@ -75,12 +76,12 @@ PRESETS: Mapping[str, Preset] = types.MappingProxyType(
                     model="st_compact",
                     transform="affine",
                     placement="between",
-                    transformers=2,
                     features=(32, 64, 128, 131),
+                    output_size=48,
                     dropout=0.5,
                 ),
                 Optimisation(
-                    epochs=25,
+                    epochs=30,
                     batch_size=128,
                     learning_rate=2e-3,
                     localisation_lr=5e-4,

@@ -351,11 +351,12 @@ _SIGN_UNITS = (312, 300, 131, 87)
 def gtsrb(budget: Budget) -> list[Cell]:
     """Traffic signs: no transformer, one at the input, others before the next convolutions."""
     start = presets.PRESETS["gtsrb"].config
-    settings: dict[str, Any] = {"quick": {"dataset": "digits", "epochs": 1, "warmup": 0.5}}.get(
-        budget, {}
-    )
-    if budget == "paper":
-        settings = {"epochs": 200}
+    # Plain networks have no view that could be finer than the image.
+    settings: dict[str, Any] = {"output_size": None, "normalisation": "channel", "epochs": 25}
+    if budget == "quick":
+        settings |= {"dataset": "digits", "epochs": 1, "warmup": 0.5}
+    elif budget == "paper":
+        settings |= {"epochs": 200}
 
     def cell(count: int, transform: str | None) -> Cell:
         model = f"{count}x_st_compact" if count else "compact"

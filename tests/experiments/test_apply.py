@@ -171,7 +171,7 @@ def test_signs_through_splines_between_blocks(
     data = save_npz(tmp_path / "signs.npz", (32, 32, 3))
     settings = "--model st_compact --features 2 2 2 4 --batch-size 6 --control-points 2 3"
     settings += " --transform thin_plate_spline --placement between --transformers 2"
-    settings += " --normalisation local --regularisation 0.1 --align-corners"
+    settings += " --normalisation local --output-size 32 --regularisation 0.1 --align-corners"
     arguments = ["gtsrb", "--dataset", "npz", "--data-file", str(data), *settings.split()]
     run, out = untrained_run(tmp_path / "run", arguments), tmp_path / "out"
     (tmp_path / "one").mkdir()
