@@ -109,7 +109,7 @@ def apply(settings: Apply) -> int:
             write_png(settings.out / name, output)
             shapes = {"input_shape": (image.height, image.width), "output_shape": output.shape[:2]}
             where = {"file": file.name, "output": name, **shapes, "margins": margins}
-            record.append({**where, **_warp(frame, model)})
+            record.append({**where, **_warp(frame, model, viewer.input_shape[:2])})
     record.close()
     print(f"{len(files) - failed} of {len(files)} files straightened into {settings.out}")
     return failed
@@ -170,7 +170,7 @@ def _straight(
     return np.asarray(output)
 
 
-def _warp(frame: "Frame", model: Model) -> dict[str, Any]:
+def _warp(frame: "Frame", model: Model, seen_shape: tuple[int, int]) -> dict[str, Any]:
     """What `stn_jax.warp_points` takes of a frame, and what its transformation is made with."""
     made_with = {}
     if model.transform == "thin_plate_spline":
@@ -179,9 +179,12 @@ def _warp(frame: "Frame", model: Model) -> dict[str, Any]:
             "regularisation": model.regularisation,
         }
     return {
-        "transform": frame.transform.name,
+        "transform": model.transform,
+        "in_series": model.transformers if model.placement == "series" else 1,
         **made_with,
         "align_corners": model.align_corners,
+        "seen_input_shape": seen_shape,
+        "seen_output_shape": frame.output_shape,
         "theta": frame.theta[0].tolist(),
     }
 

@@ -91,8 +91,11 @@ def train_all(
             else:
                 print(f"{run.folder}: finished already", flush=True)
         for program in _programs(left):
+            # Others may have finished some while a program before this one was training.
+            program = [run for run in program if outcome(run.folder) is None]
             try:
-                _train(program, run_settings, command)
+                if program:
+                    _train(program, run_settings, command)
             except InUseError as error:
                 print(f"left out: {error}", flush=True)
                 held += program
@@ -122,12 +125,15 @@ def _programs(group: list[Run]) -> list[list[Run]]:
 
     if any(isinstance(run.cell.config, Settings) for run in group):
         return [[run] for run in group]
-    saved = [set(steps_in(run.folder / "checkpoints")) for run in group]
-    if group and set.intersection(*saved):
-        return [group]
-    begun = [[run] for run, steps in zip(group, saved, strict=True) if steps]
-    fresh = [run for run, steps in zip(group, saved, strict=True) if not steps]
-    return [*begun, fresh] if fresh else begun
+    # Only a run of its own follows frames over the training.
+    alone = [run for run in group if (run.folder / "frames.jsonl").exists()]
+    others = [run for run in group if run not in alone]
+    begun = [run for run in others if steps_in(run.folder / "checkpoints")]
+    fresh = [run for run in others if run not in begun]
+    saved = [set(steps_in(run.folder / "checkpoints")) for run in begun]
+    if begun and not set.intersection(*saved):
+        alone, begun = alone + begun, []
+    return [*([run] for run in alone), *filter(None, (begun, fresh))]
 
 
 def _train(group: list[Run], settings: dict[str, Any], command: str) -> None:

@@ -189,6 +189,9 @@ def test_signs_through_splines_between_blocks(
         "control_points": [2, 3],
         "regularisation": 0.1,
         "align_corners": True,
+        "in_series": 1,
+        "seen_input_shape": [32, 32],
+        "seen_output_shape": [32, 32],
     }
     with Image.open(out / "a.png") as straight, Image.open(tmp_path / "one" / "a.png") as image:
         np.testing.assert_allclose(np.float32(straight), np.float32(image), atol=2)

@@ -124,23 +124,26 @@ def test_seeds_at_once_follow_each_other(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("saved", "programs"),
+    ("saved", "alone", "programs"),
     [
-        ([[], [], []], [[0, 1, 2]]),
-        ([[4, 8], [8], [8, 12]], [[0, 1, 2]]),  # killed between checkpoints of two
-        ([[], [8], []], [[1], [0, 2]]),
-        ([[4], [8], [12]], [[0], [1], [2]]),
+        ([[], [], []], [], [[0, 1, 2]]),
+        ([[4, 8], [8], [8, 12]], [], [[0, 1, 2]]),  # killed between checkpoints of two
+        ([[4, 8], [8, 12], []], [0, 1], [[0], [1], [2]]),
+        ([[8], [8], []], [], [[0, 1], [2]]),
+        ([[], [8], []], [1], [[1], [0, 2]]),
+        ([[4], [8], [12]], [], [[0], [1], [2]]),
     ],
 )
 def test_seeds_that_began_alone_end_alone(
-    saved: list[list[int]], programs: list[list[int]], tmp_path: pathlib.Path
+    saved: list[list[int]], alone: list[int], programs: list[list[int]], tmp_path: pathlib.Path
 ) -> None:
     group = list(runner.runs(CELLS[:1], tmp_path, 3))
     for run, steps in zip(group, saved, strict=True):
+        (run.folder / "checkpoints").mkdir(parents=True)
         for step in steps:
-            path = run.folder / "checkpoints" / f"{step}.msgpack"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            (run.folder / "checkpoints" / f"{step}.msgpack").touch()
+        if run.seed in alone:
+            (run.folder / "frames.jsonl").touch()
     assert [[run.seed for run in each] for each in runner._programs(group)] == programs
 
 
