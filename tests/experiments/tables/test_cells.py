@@ -1,6 +1,8 @@
 """The cells of the tables: what they are called, what they train, which are chosen."""
 
 import collections
+import json
+import pathlib
 
 import jax
 import numpy as np
@@ -147,3 +149,11 @@ def test_quick_is_a_few(table: cells.TableName) -> None:
 def test_a_pattern_without_a_cell() -> None:
     with pytest.raises(ConfigError, match=r"--cells must match cells of addition: .*; got r-\*"):
         cells.select("addition", "standard", ["*-fcn", "r-*"])
+
+
+@pytest.mark.parametrize("table", cells.TABLES)
+def test_recorded_results_are_of_the_settings_of_their_cells(table: cells.TableName) -> None:
+    path = pathlib.Path(cells.__file__).parents[1] / "results" / f"{table}.json"
+    settings = {cell.name: results.fingerprint(cell) for cell in cells.TABLES[table]("standard")}
+    for entry in json.loads(path.read_text())["cells"]:
+        assert entry["settings"] in (None, settings[entry["name"]]), entry["name"]
