@@ -55,8 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(error: object, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    print(f"error: {_escaped(str(error))}", file=sys.stderr, flush=True)
     return code
+
+
+def _escaped(text: str) -> str:
+    """A text as one line: a path in it may have line breaks."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def apply(settings: Apply) -> int:

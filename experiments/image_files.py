@@ -1,8 +1,11 @@
 """Image files as bytes of pixels, grey or in colour, and back."""
 
+import contextlib
 import io
+import os
 import pathlib
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -21,16 +24,28 @@ def read(path: pathlib.Path) -> Image.Image:
     Raises:
         ImageError: if the file is no image that Pillow reads, or its pixels have no scale.
     """
-    # A damaged file makes Pillow's formats raise some dozen unrelated types, or warn in two lines.
+    # A damaged file makes Pillow's formats raise some dozen unrelated types.
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as opened:
-                image = _opaque(ImageOps.exif_transpose(opened))
+        with _silence(), Image.open(path) as opened:
+            image = _opaque(ImageOps.exif_transpose(opened))
     except Exception as error:
         name = str(path) if str(path).isprintable() else repr(str(path))
         raise ImageError(f"{name}: cannot be read as an image: {one_line(error)}") from error
     return image
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps off stderr what Pillow warns of in two lines, and what libtiff prints past Python."""
+    with warnings.catch_warnings(), contextlib.ExitStack() as after:
+        warnings.simplefilter("ignore")
+        with contextlib.suppress(OSError):  # stderr may be closed
+            stderr = os.dup(2)
+            after.callback(os.close, stderr)
+            after.callback(os.dup2, stderr, 2)
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), 2)
+        yield
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -8,14 +8,25 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 import stn_jax
-from experiments import apply, checkpoints, command_line, config, image_files, records, restored
+from experiments import (
+    apply,
+    checkpoints,
+    command_line,
+    config,
+    image_files,
+    preparation,
+    records,
+    restored,
+)
 from experiments import experiment as setup
+from experiments.datasets.gtsrb import archives
 from experiments.image_files import ImageError
 from tests.experiments.conftest import keeping_compiled, save_npz
 
@@ -129,15 +140,34 @@ def test_the_data_are_not_needed_but_for_runs_that_do_not_describe_them(
     assert found.dataset.train.images.shape[1:] == expected.dataset.train.images.shape[1:]
 
 
-def untrained_run(folder: pathlib.Path, arguments: list[str], *settings: object) -> pathlib.Path:
-    """The folder of a run that was stopped before its first step."""
+def untrained_run(
+    folder: pathlib.Path, arguments: list[str], *settings: object, noise: float = 0.0
+) -> pathlib.Path:
+    """The folder of a run that was stopped before its first step, its parameters with noise."""
     _, settings_of_run = command_line.parse([*arguments, *map(str, settings)], "train")
     made = setup.build(settings_of_run)
     folder.mkdir()
     records.write_json(folder / "config.json", config.to_dict(settings_of_run))
-    snapshot = checkpoints.at_start_of_epoch(setup.initial_state(made), 1)
+    state, rng = setup.initial_state(made), np.random.default_rng(0)
+    noisy = jax.tree.map(lambda p: p + np.float32(rng.normal(0, noise, p.shape)), state.params)
+    snapshot = checkpoints.at_start_of_epoch(state._replace(params=noisy), 1)
     checkpoints.Checkpoints(folder / "checkpoints").save(snapshot)
     return folder
+
+
+def predicted(run: pathlib.Path, image: np.ndarray) -> np.ndarray:
+    """Theta of the first transformer for an image of the network's own size."""
+    made, params = restored.restore(run)
+    undistorted = dataclasses.replace(made.config.data, distortion="none")
+    prepare = preparation.make_prepare(undistorted, made.normalisation)
+
+    @jax.jit
+    def look(images: jax.Array) -> jax.Array:
+        keys = jax.random.split(jax.random.key(0), 1)
+        prepared = prepare(keys, {"image": images})["image"]
+        return made.apply(params, prepared, None)[1]["transformer_0"]["theta"]
+
+    return look(image[None])[0]
 
 
 @pytest.mark.parametrize(
@@ -173,12 +203,16 @@ def test_signs_through_splines_between_blocks(
     settings += " --transform thin_plate_spline --placement between --transformers 2"
     settings += " --normalisation local --output-size 32 --regularisation 0.1 --align-corners"
     arguments = ["gtsrb", "--dataset", "npz", "--data-file", str(data), *settings.split()]
-    run, out = untrained_run(tmp_path / "run", arguments), tmp_path / "out"
+    run, out = untrained_run(tmp_path / "run", arguments, noise=0.05), tmp_path / "out"
     (tmp_path / "one").mkdir()
-    picture(48, 72, "RGB").save(tmp_path / "one" / "a.png")
+    image = picture(48, 72, "RGB")
+    image.save(tmp_path / "one" / "a.png")
     assert straighten(run, tmp_path / "one", out) == 0
     record = json.loads((out / "theta.jsonl").read_text())
-    assert record.pop("theta") == pytest.approx([0] * 12, abs=1e-3)
+    theta = np.float32(record.pop("theta"))
+    expected = predicted(run, image_files.resized(image, (32, 32, 3)))
+    np.testing.assert_allclose(theta, expected, atol=1e-4)
+    assert np.abs(theta).max() > 0.02  # it bends
     assert record == {
         "file": "a.png",
         "output": "a.png",
@@ -193,14 +227,23 @@ def test_signs_through_splines_between_blocks(
         "seen_input_shape": [32, 32],
         "seen_output_shape": [32, 32],
     }
-    with Image.open(out / "a.png") as straight, Image.open(tmp_path / "one" / "a.png") as image:
-        np.testing.assert_allclose(np.float32(straight), np.float32(image), atol=2)
+    with Image.open(out / "a.png") as straight:
+        again = stn_jax.straighten(
+            np.float32(image),
+            theta,
+            stn_jax.transforms.thin_plate_spline(record["control_points"], 0.1),
+            record["seen_input_shape"],
+            padding_mode=restored.restore(run)[0].config.model.padding_mode,
+            align_corners=True,
+        )
+        np.testing.assert_allclose(np.float32(straight), again, atol=0.51)
+        assert np.abs(np.float32(straight) - np.float32(image)).max() > 5
 
 
 def test_a_run_that_kept_the_aspect_sees_squares(
     tiny: list[str], tmp_path: pathlib.Path, straighten: Callable[..., int]
 ) -> None:
-    run, out = untrained_run(tmp_path / "run", tiny), tmp_path / "out"
+    run, out = untrained_run(tmp_path / "run", tiny, noise=0.1), tmp_path / "out"
     restore = restored.restore
 
     def kept(folder: pathlib.Path) -> tuple[setup.Experiment, Any]:
@@ -209,17 +252,23 @@ def test_a_run_that_kept_the_aspect_sees_squares(
         return dataclasses.replace(experiment, config=changed), params
 
     (tmp_path / "one").mkdir()
-    image = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
-    Image.fromarray(image).save(tmp_path / "one" / "a.png")
+    image = picture(6, 9)  # the network's own size, once it is extended
+    image.save(tmp_path / "one" / "a.png")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(restored, "restore", kept)
         assert straighten(run, tmp_path / "one", out) == 0
     record = json.loads((out / "theta.jsonl").read_text())
-    assert record["input_shape"] == record["output_shape"] == [6, 6]
+    assert record["input_shape"] == record["output_shape"] == [9, 9]
     assert record["margins"] == [1, 0]
+    theta, seen = np.float32(record["theta"]), archives.resize(image, 9, keep_aspect=True)
+    np.testing.assert_allclose(theta, predicted(run, seen[..., None]), atol=1e-4)
+    squashed = predicted(run, image_files.resized(image, (9, 9, 1)))
+    assert np.abs(theta - squashed).max() > 1e-3
+    expected = stn_jax.spatial_transform(
+        np.float32(seen[..., None]), theta, stn_jax.transforms.rotation
+    )
     with Image.open(out / "a.png") as straight:
-        extended = np.pad(image, ((1, 1), (0, 0)), mode="edge")
-        np.testing.assert_allclose(np.asarray(straight, int), extended, atol=1)
+        np.testing.assert_allclose(np.float32(straight), expected[..., 0], atol=0.51)
 
 
 def test_each_file_that_cannot_be_read_is_one_line(
@@ -295,6 +344,9 @@ def test_what_is_missing_or_in_the_way(
     (out / "large.png").write_text("precious")
     assert answer(finished, ten) == f"{out}/large.png: exists already; give another --out"
     assert os.listdir(out) == ["large.png"]
+    for name in ("a\nb.png", "a\nb.jpg"):
+        picture(9, 9).save(ten / name)
+    assert r"a\nb.jpg and a\nb.png would both become a\nb.png" in answer(finished, ten)
 
 
 def test_a_wrong_flag_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
@@ -305,6 +357,20 @@ def test_a_wrong_flag_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 # Files.
+
+
+def test_what_libtiff_prints_is_kept_back(
+    tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    picture(40, 40).save(tmp_path / "a.tif", compression="tiff_adobe_deflate")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    data[len(data) // 2] ^= 255
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.tif: cannot be read as an image: "):
+        image_files.read(tmp_path / "a.tif")
+    assert capfd.readouterr().err == ""
+    os.write(2, b"heard again")
+    assert capfd.readouterr().err == "heard again"
 
 
 def test_what_pillow_warns_of_is_read_without_a_word(
