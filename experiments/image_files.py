@@ -15,7 +15,7 @@ from experiments.records import write_atomically
 
 
 class ImageError(Exception):
-    """An image file that cannot be used; its text is one line that names it."""
+    """An image file that cannot be used; its text names it."""
 
 
 def read(path: pathlib.Path) -> Image.Image:
@@ -29,8 +29,7 @@ def read(path: pathlib.Path) -> Image.Image:
         with _silence(), Image.open(path) as opened:
             image = _opaque(ImageOps.exif_transpose(opened))
     except Exception as error:
-        name = str(path) if str(path).isprintable() else repr(str(path))
-        raise ImageError(f"{name}: cannot be read as an image: {one_line(error)}") from error
+        raise ImageError(f"{path}: cannot be read as an image: {one_line(error)}") from error
     return image
 
 

@@ -285,10 +285,8 @@ def test_each_file_that_cannot_be_read_is_one_line(
     assert straighten(finished, folder, tmp_path / "out") == 1
     printed = capsys.readouterr()
     link, lines = printed.err.splitlines()
-    assert (
-        link == f"error: {folder}/link.png: cannot be read as an image: " + link.split(": ", 3)[3]
-    )
-    assert "odd/two\\nlines.png': cannot be read as an image" in lines
+    assert link.startswith(f"error: {folder}/link.png: cannot be read as an image: ")
+    assert lines.startswith(f"error: {folder}/two\\nlines.png: cannot be read as an image: ")
     assert printed.out.startswith("1 of 3 files")
 
 
