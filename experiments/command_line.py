@@ -14,6 +14,7 @@ from experiments.config import (
     check,
     demand,
     flag,
+    idle_beside,
     is_meant,
 )
 from experiments.presets import PRESETS
@@ -93,10 +94,9 @@ def _check_meant(config: Config, preset: Config) -> None:
     What the preset itself sets is not the user's: it may be idle beside what the user changes.
     """
     given, defaults = by_name(config), by_name(preset)
-    for name, (other, values) in MEANT_FOR.items():
-        demand(
-            given[name] == defaults[name] or is_meant(config, name),
-            flag(name),
-            given[name],
-            f"left out with {flag(other)} {given[other]}, being meant for {', '.join(values)}",
-        )
+    for name in MEANT_FOR:
+        idle = idle_beside(config, name)
+        if idle is not None and given[name] != defaults[name]:
+            other, values = idle
+            beside = f"{flag(other)} {given[other]}, being meant for {', '.join(values)}"
+            raise ConfigError(f"{flag(name)} must be left out with {beside}; got {given[name]}")

@@ -260,11 +260,18 @@ MEANT_FOR: Mapping[str, tuple[str, tuple[str, ...]]] = types.MappingProxyType(
         "canvas": ("distortion", ("rts", "tc", "t", "extruded")),
         "clutter": ("distortion", ("tc",)),
         "crop_size": ("distortion", ("tc",)),
+        "transform": ("model", WITH_TRANSFORMER),
         "control_points": ("transform", ("thin_plate_spline",)),
         "regularisation": ("transform", ("thin_plate_spline",)),
         "placement": ("model", WITH_TRANSFORMER),
         "transformers": ("model", WITH_TRANSFORMER),
+        "localisation": ("model", WITH_TRANSFORMER),
         "localisation_features": ("model", WITH_TRANSFORMER),
+        "localisation_lr": ("model", WITH_TRANSFORMER),
+        "output_size": ("model", WITH_TRANSFORMER),
+        "mode": ("model", WITH_TRANSFORMER),
+        "padding_mode": ("model", WITH_TRANSFORMER),
+        "align_corners": ("model", WITH_TRANSFORMER),
         "dropout": ("model", ("tutorial", "tutorial_cnn", "compact", "st_compact")),
         "momentum": ("optimizer", ("sgd",)),
         "weight_decay": ("optimizer", ("adamw",)),
@@ -513,10 +520,28 @@ def _check_mesh(config: Config) -> None:
     )
 
 
+def idle_beside(config: Config, name: str) -> tuple[str, tuple[str, ...]] | None:
+    """The other setting beside which one means nothing, and what that would have to be.
+
+    None where it means something. What the other hangs on counts as well: without a transformer
+    there are no control points, whatever the transformation.
+    """
+    if name not in MEANT_FOR:
+        return None
+    other, values = MEANT_FOR[name]
+    if by_name(config)[other] not in values:
+        return other, values
+    return idle_beside(config, other)
+
+
 def is_meant(config: Config, name: str) -> bool:
     """Whether a setting means something beside the others."""
-    other, values = MEANT_FOR.get(name, (name, None))
-    return values is None or by_name(config)[other] in values
+    return idle_beside(config, name) is None
+
+
+def depth(name: str) -> int:
+    """How many others decide, one after another, whether a setting means something."""
+    return 1 + depth(MEANT_FOR[name][0]) if name in MEANT_FOR else 0
 
 
 def by_name(config: Config) -> dict[str, Any]:

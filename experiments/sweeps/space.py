@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from experiments import config as configuration
 from experiments.config import (
     LOCATIONS,
-    MEANT_FOR,
     C,
     Config,
     ConfigError,
@@ -22,6 +21,7 @@ from experiments.config import (
     Model,
     Optimisation,
     flag,
+    idle_beside,
     is_meant,
 )
 from experiments.presets import PRESETS
@@ -153,7 +153,7 @@ def from_specs(specs: Mapping[str, str]) -> Space:
         ConfigError: if any is not understood.
     """
     space = {name: _dimension(name, spec) for name, spec in specs.items()}
-    return {name: space[name] for name in sorted(space, key=lambda name: name in MEANT_FOR)}
+    return {name: space[name] for name in sorted(space, key=configuration.depth)}
 
 
 def to_specs(space: Space) -> dict[str, str]:
@@ -360,8 +360,9 @@ def check(space: Space, base: Config, preset: str) -> None:
         given = configuration.replace(base, {name: configuration.setting(defaults, name)})
         if given != base:
             raise ConfigError(f"{flag(name)} must be left out, since {where} searches it")
-        if not any(is_meant(configuration.replace(base, each), name) for each in others):
-            other, values = MEANT_FOR[name]
+        idle = [idle_beside(configuration.replace(base, each), name) for each in others]
+        if all(idle) and idle[0]:
+            other, values = idle[0]
             raise ConfigError(f"{where}: is meant for {flag(other)} {', '.join(values)}")
         for value in dimension.extremes():
             tried = [_fault(configuration.replace(base, each | {name: value})) for each in others]

@@ -109,6 +109,8 @@ def test_a_file_says_the_same_as_flags(tmp_path: pathlib.Path) -> None:
         ("--space align_corners=yes", "must be true or false; got yes"),
         ("--space lr=1,2 --space learning_rate=3,4", "learning_rate is searched twice"),
         ("--space dropout=0,0.5", "is meant for --model tutorial, tutorial_cnn"),
+        ("--model cnn --space transform=affine,rotation", "is meant for --model st_fcn, st_cnn"),
+        ("--model cnn --space control_points=2x2,3x3", "is meant for --transform thin_plate"),
         ("--space lr=1,2 --learning-rate 3", "--learning-rate must be left out, since --space"),
         ("--space lr=0.1..1 --sampler grid", "must have a step with --sampler grid"),
         ("--space batch_size=1..36 --space epochs=4..99 --sampler grid", "at most 1,000 points"),
@@ -189,6 +191,18 @@ def test_any_space_is_read_or_refused(name: str, spec: str) -> None:
         found = space.read([f"{name}={spec}"], None)
         assert space.from_specs(space.to_specs(found)) == found
         space.check(found, base, "demo")
+
+
+def test_a_grid_has_what_means_nothing_once() -> None:
+    names = ["control_points=2x2,3x3", "transform=rotation,thin_plate_spline", "model=cnn,st_cnn"]
+    found = space.combinations(space.read(names, None), PRESETS["demo"].config)
+    spline = {"model": "st_cnn", "transform": "thin_plate_spline"}
+    assert found == [
+        {"model": "cnn"},
+        {"model": "st_cnn", "transform": "rotation"},
+        spline | {"control_points": (2, 2)},
+        spline | {"control_points": (3, 3)},
+    ]
 
 
 def test_a_misspelt_flag_of_either_kind_has_its_neighbour_named(
