@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import config as configuration
 from experiments import datasets, models, preparation
 from experiments.config import VOLUMES, Config, ConfigError, Data, Model, flag
 from stn_jax import outside_frame, training
@@ -148,6 +149,9 @@ def assemble(
         if config.data.distortion in VOLUMES:
             normalisation = normalisation.uncentred
     steps_per_epoch = num_train // batch_size
+    optimisation = config.optimisation
+    if not configuration.is_meant(config, "localisation_lr"):  # a preset's, beside a plain network
+        optimisation = dataclasses.replace(optimisation, localisation_lr=None)
     network = models.make_network(
         config.model,
         preparation.num_classes(config.data, dataset.num_classes),
@@ -159,7 +163,7 @@ def assemble(
         dataset=dataset,
         normalisation=normalisation,
         network=network,
-        optimizer=models.make_optimizer(config.optimisation, steps_per_epoch),
+        optimizer=models.make_optimizer(optimisation, steps_per_epoch),
         schedule=models.make_schedule(config.optimisation, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
         prepare=prepare,

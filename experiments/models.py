@@ -120,7 +120,7 @@ def _localisation(settings: Model) -> nn.Module:
     return LOCALISATIONS[localisation(settings)](**layers, dtype=_dtype(settings))
 
 
-def _transformer(settings: Model, fill: float | Sequence[float]) -> SpatialTransformer:
+def _transformer(settings: Model, fill: Sequence[float]) -> SpatialTransformer:
     """A transformer at the input."""
     size, transform = settings.output_size, make_transform(settings)
     return SpatialTransformer(
@@ -130,7 +130,7 @@ def _transformer(settings: Model, fill: float | Sequence[float]) -> SpatialTrans
         mode=settings.mode,
         padding_mode=settings.padding_mode,
         align_corners=settings.align_corners,
-        fill=tuple(fill) if isinstance(fill, Sequence) else fill,
+        fill=tuple(fill),
     )
 
 

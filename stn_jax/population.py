@@ -51,8 +51,8 @@ Make = Callable[[Hyper], Trainable]
 
 
 def faster_how(mesh: Mesh | None) -> How:
-    """The quicker of the two: on devices that are CPUs one after another, else together."""
-    return "loop" if mesh is not None and jax.default_backend() == "cpu" else "vmap"
+    """The quicker of the two on these devices: `loop` on several that are CPUs, else `vmap`."""
+    return "loop" if mesh is not None and mesh.devices.flat[0].platform == "cpu" else "vmap"
 
 
 def over_members(
@@ -67,7 +67,8 @@ def over_members(
             axes are left to the function. None: one device.
 
     Raises:
-        ValueError: on another `how`, or a mesh without the axis.
+        ValueError: on another `how`, a mesh without the axis, or as many members as cannot be in
+            equal parts.
 
     Example:
         >>> over_members(lambda x, y: x + y)(jnp.arange(3), jnp.ones(3)).tolist()
@@ -87,9 +88,19 @@ def over_members(
         raise ValueError(f"mesh must have an axis {MEMBER!r}; got {mesh.axis_names}")
     spec = PartitionSpec(MEMBER)
     # Members exchange nothing, so there is nothing to check, and `function` is anyone's.
-    return jax.shard_map(
+    spread = jax.shard_map(
         lifted, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={MEMBER}, check_vma=False
     )
+    parts = mesh.shape[MEMBER]
+
+    def checked(*arguments: Any) -> Returned:
+        for (count,) in {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(arguments)}:
+            if count % parts:
+                allowed = f"a multiple of the size of the mesh's axis {MEMBER!r}, {parts}"
+                raise ValueError(f"members must be {allowed}; got {count}")
+        return spread(*arguments)
+
+    return checked
 
 
 def train_steps(
@@ -146,6 +157,14 @@ def fit(
 ) -> tuple[TrainState, dict[str, Float[Array, "m epochs steps"]]]:
     """`training.fit` of every member: whole trainings as one pure function, to be jitted.
 
+    Args:
+        make: what a member trains, of its numbers.
+        states: of the members.
+        hyper: the members' numbers.
+        data: arrays with one leading axis of examples, which all members learn from.
+        num_epochs, batch_size: as for `training.fit`.
+        how, mesh: as for `over_members`.
+
     Raises:
         ValueError: if there are fewer examples than a batch holds.
 
@@ -184,6 +203,16 @@ def evaluate(
     mesh: Mesh | None = None,
 ) -> dict[str, Float[Array, " m"]]:
     """`training.evaluate` of the active members, each with a key of its own; NaN of the others.
+
+    Args:
+        make: what a member trains, of its numbers.
+        params: of the members.
+        hyper: the members' numbers.
+        data: arrays with one leading axis of examples.
+        keys: `[m]`, what each member's examples are prepared with.
+        active: who is evaluated.
+        batch_size: examples computed at a time.
+        how, mesh: as for `over_members`.
 
     Raises:
         ValueError: if there is no example, or `batch_size` is less than 1.

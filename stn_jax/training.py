@@ -60,7 +60,13 @@ class TrainState(NamedTuple):
 def init_state(
     key: PRNGKeyArray, params: Params, optimizer: optax.GradientTransformation
 ) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step.
+
+    Args:
+        key: the run's randomness.
+        params: to start from.
+        optimizer: whose state to start.
+    """
     step, diverged = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
     return TrainState(step, params, optimizer.init(params), key, diverged)
 
@@ -70,6 +76,8 @@ def classification(
     measure: Callable[[Any], Values] | None = None,
 ) -> Objective:
     """The objective of classifying `batch["image"]` as `batch["label"]`.
+
+    Labels are integers in [0, classes); one outside gives a loss of NaN.
 
     Args:
         apply_fn: `(params, images, key) -> (logits [b, classes], intermediates)`.
@@ -100,10 +108,16 @@ def scale_updates(
     Args:
         factor: by which updates are multiplied.
         selects: whether a parameter's path in the tree is meant.
+
+    Raises:
+        ValueError: by what is returned, if no parameter is.
     """
 
     def mask(params: Params) -> Any:
-        return jax.tree_util.tree_map_with_path(lambda path, _: selects(path), params)
+        selected = jax.tree_util.tree_map_with_path(lambda path, _: selects(path), params)
+        if not any(jax.tree.leaves(selected)):
+            raise ValueError("selects must select a parameter at least; got none of the tree's")
+        return selected
 
     return optax.masked(optax.scale(factor), mask)
 
@@ -115,6 +129,12 @@ def train_step(
     batch: Batch,
 ) -> tuple[TrainState, Means]:
     """One step of gradient descent on the mean loss of a batch.
+
+    Args:
+        objective: what is minimised.
+        optimizer: by what.
+        state: before the step.
+        batch: as the objective takes it, prepared.
 
     Returns:
         The next state, and the batch's means of the objective's values with the norm of the
@@ -154,6 +174,12 @@ def epoch_order(
 
     Examples that do not fill a last batch are left out of this epoch.
 
+    Args:
+        key: of the run.
+        epoch: counted from 0.
+        num_examples: of the data. Static.
+        batch_size: examples a step. Static.
+
     Raises:
         ValueError: if there are fewer examples than a batch holds.
     """
@@ -181,6 +207,14 @@ def train_steps(
 ) -> tuple[TrainState, dict[str, Float[Array, " steps"]]]:
     """Many steps in one program: step i takes the examples `order[i]` of the data.
 
+    Args:
+        objective: what is minimised.
+        optimizer: by what.
+        prepare: what becomes of a batch before, given a key for each example.
+        state: before the first of them.
+        data: arrays with one leading axis of examples.
+        order: as `epoch_order` makes it, or a part of that.
+
     Returns:
         The state after them, and each step's means.
     """
@@ -194,12 +228,18 @@ def train_steps(
 
 
 def take(data: Batch, indices: Int[Array, " b"]) -> Batch:
-    """The examples at `indices`."""
+    """The examples of the data at `indices`, which must not be beyond its end."""
     return jax.tree.map(lambda array: jnp.take(array, indices, axis=0), data)
 
 
 def _num_examples(data: Batch) -> int:
-    return len(next(iter(jax.tree.leaves(data)), ()))
+    """The size of the leading axis, which all arrays must share: `take` would fill up with NaN."""
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    shapes = {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in leaves}
+    if len({shape[:1] for shape in shapes.values()}) > 1 or () in shapes.values():
+        found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise ValueError(f"data must hold arrays with one leading axis of examples; got {found}")
+    return next(iter(shapes.values()))[0] if shapes else 0
 
 
 def fit(
@@ -214,13 +254,24 @@ def fit(
 ) -> tuple[TrainState, dict[str, Float[Array, "epochs steps"]]]:
     """A whole training as one pure function, to be jitted, or mapped over states.
 
-    Continues from the state's own step.
+    Args:
+        objective: what is minimised.
+        optimizer: by what. Static, as all but `state` and `data`.
+        prepare: what becomes of a batch before, such as a distortion of its images.
+        state: where to start; from the epoch that its step is in, whole: for a state in the middle
+            of one, call `train_steps` with what is left of its order first.
+        data: arrays with one leading axis of examples.
+        num_epochs: how many to train.
+        batch_size: examples a step; those that do not fill a last batch are left out.
 
     Returns:
-        The state after `num_epochs` more epochs, and each step's means.
+        The state after `num_epochs` more epochs, and each step's means. Look at `state.diverged`:
+        after a step that was not finite none is taken, and what the history says of the steps that
+        follow is of the parameters before it.
 
     Raises:
-        ValueError: if there are fewer examples than a batch holds.
+        ValueError: if there are fewer examples than a batch holds, or arrays differ in their
+            leading axis.
 
     Example:
         >>> objective = classification(lambda w, x, key: (x @ w, None))
@@ -255,8 +306,17 @@ def evaluate(
 
     Example i is prepared with `fold_in(key, i)`, whatever the size of a batch.
 
+    Args:
+        objective: what is evaluated, without a key.
+        prepare: what becomes of a batch before, given a key for each example.
+        params: parameters.
+        data: arrays with one leading axis of examples.
+        key: what examples are prepared with.
+        batch_size: examples computed at a time.
+
     Raises:
-        ValueError: if there is no example, or `batch_size` is less than 1.
+        ValueError: if there is no example, arrays differ in their leading axis, or `batch_size` is
+            less than 1.
 
     Example:
         >>> objective = classification(lambda w, x, key: (x @ w, None))
@@ -286,6 +346,9 @@ def each_example(
     batch_size: int,
 ) -> dict[str, Shaped[Array, " n"]]:
     """The objective's values of every example, in order: those that `evaluate` takes the mean of.
+
+    Args:
+        objective, prepare, params, data, key, batch_size: as for `evaluate`.
 
     Raises:
         ValueError: as `evaluate`.

@@ -110,10 +110,13 @@ def transform_grid(
 
 
 def outside_frame(grid: Float[Array, "*out n"]) -> Bool[jax.Array, "*out"]:
-    """Which points of a normalised grid lie outside the image.
+    """Which points of a normalised grid lie outside the image, NaN among them.
 
     Their mean is the share of samples that read padding: where it nears 1, a transformer has left
     its image, and with it every gradient.
+
+    Args:
+        grid: `[..., n]`, as `transform_grid` makes it.
 
     Example:
         >>> outside_frame(jnp.asarray([[0.5, 1.0], [0.5, 1.1]]))
@@ -193,7 +196,8 @@ def straighten(
     """Warps an image, at its own resolution, by a theta that was predicted for it at another.
 
     As `spatial_transform` of the image resized to `input_shape`, outer edges to outer edges, but
-    with the detail of the image. Where the shapes are equal, it is `spatial_transform`.
+    with the detail of the image. Where the shapes are equal, it is `spatial_transform` up to
+    rounding.
 
     Args:
         image: `[h, w, c]` or `[d, h, w, c]`, floating.
@@ -220,6 +224,8 @@ def straighten(
     expected = f"of rank {transform.ndim + 1}"
     check_shape(f"image for {transform.name}", full, expected, len(full) == transform.ndim + 1)
     seen = check_sizes("input_shape", input_shape, transform.ndim)
+    if 0 in seen:
+        raise ValueError(f"input_shape must be positive; got {input_shape!r}")
     made = check_sizes("output_shape", seen if output_shape is None else output_shape, len(seen))
     sizes = zip(full[:-1], seen, made, strict=True)
     shape = tuple(max(1, round(size * out / size_seen)) for size, size_seen, out in sizes)

@@ -175,5 +175,7 @@ def test_devices_exchange_nothing(states: TrainState) -> None:
 def test_errors_name_the_argument(unchecked: None) -> None:
     with pytest.raises(ValueError, match="how must be one of vmap, loop; got 'pmap'"):
         population.over_members(jnp.sin, how="pmap")
+    with pytest.raises(ValueError, match=r"multiple of the size of .* 'member', 2; got 3"):
+        population.over_members(jnp.sin, mesh=devices(2, "member"))(jnp.ones(3))
     with pytest.raises(ValueError, match="mesh must have an axis 'member'; got"):
         population.over_members(jnp.sin, mesh=devices(2, "batch"))

@@ -1,6 +1,7 @@
 """Training: steps, order, evaluation, resuming; nothing is lost and nothing is counted twice."""
 
 import functools
+import re
 from collections.abc import Callable
 
 import jax
@@ -237,6 +238,27 @@ def test_what_is_measured_is_reported() -> None:
     means = training.evaluate(objective, unprepared, start().params, DATA, KEY, batch_size=50)
     expected = np.abs(DATA["image"]).sum(axis=(1, 2, 3)).mean()
     np.testing.assert_allclose(means["size"], expected, rtol=1e-5)
+
+
+def test_a_learning_rate_of_nobody_is_an_error() -> None:
+    chosen = training.scale_updates(0.1, lambda path: "localisation" in str(path))
+    with pytest.raises(ValueError, match="selects must select a parameter at least; got none"):
+        chosen.init({"w": jnp.ones(2)})
+
+
+@pytest.mark.parametrize("short", [jnp.zeros(7, int), jnp.zeros((), int)])
+def test_arrays_of_data_must_have_one_leading_axis(short: jax.Array) -> None:
+    """What is beyond the end of one would be filled up, and everything NaN."""
+    data = {"image": jnp.zeros((8, 2)), "label": short}
+    objective = training.classification(lambda w, x, key: (x @ w, None))
+    state = training.init_state(KEY, jnp.zeros((2, 2)), optax.sgd(1.0))
+    expected = re.escape("axis of examples; got ['image'] [8, 2], ['label'] " + str([*short.shape]))
+    with pytest.raises(ValueError, match=expected):
+        training.fit(
+            *(objective, optax.sgd(1.0), unprepared, state, data), num_epochs=1, batch_size=4
+        )
+    with pytest.raises(ValueError, match=expected):
+        training.evaluate(objective, unprepared, state.params, data, KEY, batch_size=4)
 
 
 def test_a_learning_rate_of_its_own() -> None:

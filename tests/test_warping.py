@@ -315,6 +315,11 @@ def test_computed_points_are_the_constant_ones(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(computed, constant, rtol=2e-7, atol=1e-12)  # two roundings
 
 
+def test_straightening_needs_a_size_at_which_theta_was_predicted() -> None:
+    with pytest.raises(ValueError, match=r"input_shape must be positive; got \(0, 4\)"):
+        stn_jax.straighten(jnp.ones((4, 4, 1)), jnp.zeros(2), transforms.translation, (0, 4))
+
+
 def test_straightening_errors(unchecked: None) -> None:
     image, theta = jnp.ones((4, 5, 1)), jnp.asarray(transforms.affine.identity)
     with pytest.raises(ValueError, match=r"input_shape must be 2 non-negative integers"):

@@ -38,7 +38,7 @@ TableName = Literal[
     "projection3d",
 ]
 
-# The user's sweep over types of transformations.
+# What `transforms` compares.
 ALL_TRANSFORMS = (
     "rotation",
     "translation_scale",

@@ -47,7 +47,7 @@ def page(
         for section in layout.more:
             lines += ["", *section(rows)]
     if layout.choices:
-        lines += ["", "## Chosen where the paper is silent", ""]
+        lines += ["", "## Chosen where the paper is silent, or otherwise", ""]
         lines += [f"- {choice}" for choice in layout.choices]
     shown = [row for row in rows if row.cell.name in pictures]
     if shown:

@@ -31,7 +31,7 @@ def flatten(x: Float[Array, "b *shape"]) -> Features:
 
 
 class FCNLocalisationNetwork(nn.Module):
-    """Fully connected layers: three of 32 in the paper's ST-FCN.
+    """Fully connected layers, each with GELU: three of 32 as in the paper's ST-FCN, there of ReLU.
 
     Attributes:
         features: units of each layer.
@@ -53,7 +53,9 @@ class FCNLocalisationNetwork(nn.Module):
 
 
 class CNNLocalisationNetwork(nn.Module):
-    """Two convolutions on the image at half its size: the paper's ST-CNN.
+    """Two convolutions on the image at half its size, and a layer: as in the paper's ST-CNN.
+
+    The layer ends in GELU, the paper's in ReLU.
 
     Attributes:
         features: filters of the convolutions and units of the layer after them.

@@ -191,5 +191,13 @@ class SpatialTransformerNetwork(nn.Module):
 
 
 def is_localisation(path: Sequence[Any]) -> bool:
-    """Whether a path in a tree of parameters leads into a localisation network."""
-    return any("localisation" in str(getattr(entry, "key", entry)) for entry in path)
+    """Whether a path in a tree of parameters leads into a localisation network.
+
+    It does where a name on it contains `localisation`. Those of a transformer made in `setup`, or
+    outside other modules, all do. Flax names what an `@nn.compact` method makes after its class: a
+    network of your own made there is recognised if its class, or its `name=`, says so.
+
+    Args:
+        path: keys from the root, as `jax.tree_util.tree_map_with_path` gives them.
+    """
+    return any("localisation" in str(getattr(entry, "key", entry)).lower() for entry in path)

@@ -35,8 +35,9 @@ class Transform(NamedTuple):
         compose: `(a, b) -> theta` of the warp that applies `b` first and then `a`, or None.
         inverse: `theta -> theta` of the inverse warp, or None.
 
-    Where a composition or an inverse has no theta in the family, it is not finite: the inverse of a
-    singular theta, and a homography that brings the centre to the horizon or behind it.
+    Where a composition or an inverse has no theta in the family, it is NaN: the inverse of a theta
+    that is singular (to the precision it is computed in), and a homography that brings the centre
+    to the horizon or behind it.
     """
 
     name: str
@@ -106,6 +107,21 @@ def as_points(points: Array, ndim: int, name: str) -> jax.Array:
     points = jnp.asarray(points)
     check_floating(f"points of {name}", points)
     return at_least_float32(points)
+
+
+def inverse_matrix(matrix: Float[Array, "n n"]) -> Float[jax.Array, "n n"]:
+    """The inverse; NaN where the matrix is singular to working precision.
+
+    A matrix without an inverse seldom has a determinant of exactly 0 in floating point, and what
+    elimination then returns is large, finite and meaningless. The condition number tells.
+    """
+    inverse = jnp.linalg.inv(matrix)
+
+    def norm(matrix: Array) -> jax.Array:
+        return jnp.max(jnp.sum(jnp.abs(matrix), axis=0))
+
+    regular = norm(matrix) * norm(inverse) < 1 / jnp.finfo(matrix.dtype).eps
+    return jnp.where(regular, inverse, jnp.nan)
 
 
 def apply_matrix(

@@ -19,6 +19,7 @@ from stn_jax.transforms.base import (
     as_theta,
     constant,
     homogeneous,
+    inverse_matrix,
     matmul,
     warp_by_matrix,
 )
@@ -95,12 +96,17 @@ def _translation_scale_matrix(theta: jax.Array) -> jax.Array:
     return _matrix_2x3([[scale, 0, tx], [0, scale, ty]], theta.dtype)
 
 
+def _translation_scale_inverse(theta: jax.Array) -> jax.Array:
+    inverse = jnp.concatenate([1 / theta[:1], -theta[1:] / theta[0]])
+    return jnp.where(jnp.isfinite(inverse[0]), inverse, jnp.nan)
+
+
 translation_scale = _linear(
     "translation_scale",
     identity=[1, 0, 0],
     matrix=_translation_scale_matrix,
     compose=lambda a, b: jnp.concatenate([a[:1] * b[:1], a[0] * b[1:] + a[1:]]),
-    inverse=lambda theta: jnp.concatenate([1 / theta[:1], -theta[1:] / theta[0]]),
+    inverse=_translation_scale_inverse,
 )
 
 # --- similarity: theta = (angle in radians, log s, tx, ty) ---------------------------------------
@@ -144,7 +150,7 @@ def _affine(name: str, ndim: int) -> Transform:
 
     def inverse(theta: jax.Array) -> jax.Array:
         linear, shift = matrix(theta)[:, :ndim], matrix(theta)[:, ndim:]
-        linear_inverse = jnp.linalg.inv(linear)
+        linear_inverse = inverse_matrix(linear)
         return jnp.concatenate([linear_inverse, -matmul(linear_inverse, shift)], axis=1).ravel()
 
     identity = np.eye(ndim, ndim + 1).ravel().tolist()

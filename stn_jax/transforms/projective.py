@@ -14,6 +14,7 @@ from stn_jax.transforms.base import (
     as_points,
     as_theta,
     constant,
+    inverse_matrix,
     matmul,
     warp_by_matrix,
 )
@@ -37,5 +38,5 @@ projective = Transform(
     warp=lambda theta, points: warp_by_matrix(_matrix(theta), as_points(points, 2, "projective")),
     matrix=_matrix,
     compose=lambda a, b: _theta(matmul(_matrix(a), _matrix(b))),
-    inverse=lambda theta: _theta(jnp.linalg.inv(_matrix(theta))),
+    inverse=lambda theta: _theta(inverse_matrix(_matrix(theta))),
 )

@@ -189,6 +189,19 @@ def test_localisation_parameters_are_found_by_path() -> None:
     assert not any(jax.tree.leaves(chosen["stages_1"]))
 
 
+def test_localisation_parameters_are_found_where_flax_names_them_after_their_class() -> None:
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, images: jax.Array) -> jax.Array:
+            return FCN()(SpatialTransformer(CNNLocalisationNetwork(), transforms.affine)(images))
+
+    params = jax.eval_shape(Network().init, KEY, IMAGES)["params"]
+    chosen = jax.tree_util.tree_map_with_path(lambda path, _: is_localisation(path), params)
+    assert not any(jax.tree.leaves(chosen.pop("FCN_0")))
+    assert len(chosen) == 2  # the network and its regression
+    assert all(jax.tree.leaves(chosen))
+
+
 def test_dropout_needs_its_key() -> None:
     ones = jnp.ones((2, 4, 4, 50))
     plain, by_channel = Dropout(0.5), Dropout(0.5, by_channel=True)

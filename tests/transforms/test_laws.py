@@ -73,6 +73,31 @@ def test_the_inverse_undoes(transform: transforms.Transform, distance: float, x6
     np.testing.assert_allclose(neutral, transform.identity, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("name", "theta"),
+    [
+        # Rows that are multiples or sums of each other, but for rounding.
+        ("affine", [0.1, 0.2, 0.0, 0.3, 0.6, 0.0]),
+        ("affine", [0.0] * 6),
+        ("affine", [1e-30, 0.0, 0.0, 0.0, 0.0, 0.0]),
+        ("affine_3d", [0.1, 0.2, 0.3, 0, 0.4, 0.5, 0.7, 0, 0.5, 0.7, 1.0, 0]),
+        ("projective", [0.1, 0.2, 0.0, 0.3, 0.6, 0.0, 0.1, 0.2]),
+        ("translation_scale", [0.0, 0.1, 0.2]),
+        ("translation_scale", [1e-45, 0.1, 0.2]),
+    ],
+)
+def test_what_is_singular_has_no_inverse(name: str, theta: list[float]) -> None:
+    transform = getattr(transforms, name)
+    inverse = jax.jit(transform.inverse)(jnp.asarray(theta, jnp.float32))
+    assert np.isnan(inverse).all()
+
+
+def test_scales_however_small_have_an_inverse() -> None:
+    theta = jnp.asarray([1e-12, 0.0, 0.5, 0.0, 1e-8, 0.5], jnp.float32)
+    inverse = transforms.affine.inverse(theta)
+    np.testing.assert_allclose(inverse, [1e12, 0, -5e11, 0, 1e8, -5e7], rtol=1e-6)
+
+
 @linear
 def test_the_matrix_is_the_warp(transform: transforms.Transform, x64: None) -> None:
     theta, points = draw(transform, 0.2), points_of(transform)
