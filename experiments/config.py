@@ -151,7 +151,7 @@ class Model:
     pool: int = 1
     """Average pooling by this factor, after the transformer, against aliasing where it shrinks, or
     of a plain network's input."""
-    mode: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    mode: Literal["bilinear", "bicubic"] = "bilinear"
     """The sampler's interpolation."""
     padding_mode: Literal["zeros", "border", "reflection"] = "zeros"
     """What lies outside the image: the background (zeros), the edge, or the mirrored image."""

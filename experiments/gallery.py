@@ -95,7 +95,10 @@ def _test_keys(count: int) -> jax.Array:
 
 
 def test_images(experiment: Experiment, count: int) -> jax.Array:
-    """The first test images as the network gets them in the evaluation."""
+    """The first test images as the network gets them in the evaluation.
+
+    Where they take clutter or a second digit from others of their batch, these are others here.
+    """
     split = experiment.dataset.test
     count = min(count, len(split.labels))
     batch = jax.tree.map(lambda array: array[:count], preparation.as_batch(split))

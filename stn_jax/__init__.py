@@ -2,6 +2,7 @@
 
 from stn_jax import (
     colocalisation,
+    contrast,
     distortions,
     nn,
     population,
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "affine_grid",
     "colocalisation",
+    "contrast",
     "distortions",
     "grid_sample",
     "nn",

@@ -79,6 +79,7 @@ def random_patch(
         >>> random_patch(jax.random.key(0), jnp.ones((84, 84, 1)), (28, 28)).shape
         (28, 28, 1)
     """
+    check_shape("image", jnp.shape(image), "[h, w, c]", jnp.ndim(image) == 3)
     sizes = check_sizes("shape", shape, 2)
     room = [whole - size for whole, size in zip(image.shape, sizes, strict=False)]
     if min(room) < 0:
@@ -102,12 +103,22 @@ def centre_of_mass(weights: Float[Array, "h w"]) -> Float[jax.Array, "2"]:
 def frame_box(
     theta: Float[Array, " num_params"], transform: Transform = translation_scale
 ) -> Float[jax.Array, "4"]:
-    """The box (left, top, right, bottom) that a frame covers, normalised, if it is not turned."""
-    return transform.warp(jnp.asarray(theta), jnp.asarray(_CORNERS)).ravel()
+    """The box (left, top, right, bottom) that a frame covers, normalised, if it is not turned.
+
+    Args:
+        theta: flat, `[transform.num_params]`; a negative scale mirrors what is in the box.
+        transform: a planar family whose frames have sides along the axes. Static.
+    """
+    corners = transform.warp(jnp.asarray(theta), jnp.asarray(_CORNERS))
+    return jnp.concatenate([jnp.min(corners, axis=0), jnp.max(corners, axis=0)])
 
 
 def iou(boxes: Boxes, others: Boxes) -> Float[jax.Array, "*batch"]:
     """Intersection over union of boxes (left, top, right, bottom), in any unit; 0 to 1.
+
+    Args:
+        boxes: `[*batch, 4]`.
+        others: `[*batch, 4]`, or of a shape that broadcasts. Of two empty boxes it is 0.
 
     Example:
         >>> iou(jnp.asarray([0.0, 0.0, 2.0, 1.0]), jnp.asarray([1.0, 0.0, 3.0, 1.0]))
@@ -117,4 +128,5 @@ def iou(boxes: Boxes, others: Boxes) -> Float[jax.Array, "*batch"]:
     last = jnp.minimum(boxes[..., 2:], others[..., 2:])
     common = jnp.prod(jnp.maximum(0.0, last - first), axis=-1)
     areas = [jnp.prod(each[..., 2:] - each[..., :2], axis=-1) for each in (boxes, others)]
-    return common / (areas[0] + areas[1] - common)
+    union = areas[0] + areas[1] - common
+    return common / jnp.where(union > 0, union, 1)

@@ -22,7 +22,7 @@ def local_contrast(
         sigma_px: the Gaussian's standard deviation, in pixels, positive. Static.
 
     Returns:
-        `[h, w, c]`, without unit; 0 where a channel is constant.
+        `[h, w, c]`, without unit, at least float32; 0 where a channel is constant.
 
     Raises:
         ValueError: on an image of another rank or type, or a deviation that is not positive.
@@ -46,7 +46,9 @@ def local_contrast(
 
     image = jnp.asarray(image)
     centred = image - blurred(image)
-    deviation = jnp.sqrt(blurred(centred**2))
+    variance = blurred(centred**2)
+    # The root's slope at 0 is infinite, and would be NaN for all pixels.
+    deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
     least = jnp.mean(deviation, axis=(0, 1))
     flat = least <= 1e-6 * jnp.max(jnp.abs(image), initial=0)  # roundings of a constant
     return jnp.where(flat, 0, centred / jnp.maximum(deviation, jnp.where(flat, 1, least)))

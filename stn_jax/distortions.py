@@ -225,7 +225,7 @@ def p(
         key: what scale and corners are drawn from.
         image: `[h, w, c]`, floating.
         scale: the smallest and the largest scale.
-        sigma_px: standard deviation of a corner's shift, in pixels, on each axis.
+        sigma_px: standard deviation of a corner's shift, in pixels of the image, on each axis.
 
     Returns:
         `[h, w, c]`.
@@ -271,7 +271,8 @@ def e(
         key: what scale and control points are drawn from.
         image: `[h, w, c]`, floating.
         scale: the smallest and the largest scale.
-        sigma_px: standard deviation of a control point's shift, in pixels, on each axis.
+        sigma_px: standard deviation of a control point's shift, in pixels of the output (the scale
+            is undone first, not as in `p`), on each axis.
 
     Returns:
         `[h, w, c]`.
@@ -378,6 +379,15 @@ def image_key(key: PRNGKeyArray) -> PRNGKeyArray:
     return jax.random.fold_in(key, 0)
 
 
+def _check_max_scale(max_scale: Number) -> None:
+    """Raises `ValueError` unless it is traced, or a finite number of at least 1."""
+    if is_traced(max_scale):
+        return
+    number = as_numbers(max_scale)
+    if number is None or number.shape != () or not 1 <= number < math.inf:
+        raise ValueError(f"max_scale must be finite and at least 1; got {max_scale!r}")
+
+
 def draw_jitter(
     key: PRNGKeyArray,
     image_shape: Shape,
@@ -386,9 +396,16 @@ def draw_jitter(
     max_scale: Number = 1.0,
     max_shift_px: Number = 0.0,
 ) -> Float[jax.Array, "6"]:
-    """Theta (affine) of `jitter`, before it bends: a rotation, a scale and a shift."""
+    """Theta (affine) of `jitter`, before it bends: a rotation, a scale and a shift.
+
+    Args:
+        key: what they are drawn from.
+        image_shape: (height, width). Static.
+        max_angle_rad, max_scale, max_shift_px: as for `jitter`.
+    """
     image_shape = check_sizes("image_shape", image_shape, 2)
     check_at_least_0("max_shift_px", max_shift_px)
+    _check_max_scale(max_scale)
     angle_key, scale_key, place_key = jax.random.split(key, 3)
     angle = _draw_angle(angle_key, max_angle_rad)
     # On a log scale, so that an image grows as often as it shrinks.
@@ -422,8 +439,8 @@ def jitter(
         `[h, w, c]`.
 
     Raises:
-        ValueError: on an image of another rank, or an angle, a shift or a deviation that is
-            negative or not finite.
+        ValueError: on an image of another rank, an angle, a shift or a deviation that is negative
+            or not finite, or a scale below 1.
 
     Example:
         >>> jitter(jax.random.key(0), jnp.ones((32, 32, 3)), max_shift_px=2.0).shape

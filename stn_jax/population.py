@@ -94,10 +94,10 @@ def over_members(
     parts = mesh.shape[MEMBER]
 
     def checked(*arguments: Any) -> Returned:
-        for (count,) in {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(arguments)}:
-            if count % parts:
-                allowed = f"a multiple of the size of the mesh's axis {MEMBER!r}, {parts}"
-                raise ValueError(f"members must be {allowed}; got {count}")
+        for shape in {jnp.shape(leaf) for leaf in jax.tree.leaves(arguments)}:
+            if not shape or shape[0] % parts:
+                allowed = f"as many as a multiple of the mesh's axis {MEMBER!r}, {parts}"
+                raise ValueError(f"members must be {allowed}; got an array {list(shape)}")
         return spread(*arguments)
 
     return checked
@@ -141,7 +141,7 @@ def train_steps(
 
 
 def _nans(like: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan), like)
+    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), like)
 
 
 def fit(

@@ -77,7 +77,8 @@ def classification(
 ) -> Objective:
     """The objective of classifying `batch["image"]` as `batch["label"]`.
 
-    Labels are integers in [0, classes); one outside gives a loss of NaN.
+    Labels are integers in [0, classes), which is not checked: one that is larger gives a loss of
+    NaN, and a negative one counts from the last class.
 
     Args:
         apply_fn: `(params, images, key) -> (logits [b, classes], intermediates)`.

@@ -1,6 +1,7 @@
 """Warping images: a transformation's source points, and the image sampled there."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from stn_jax.coordinates import (
     to_normalised,
     to_pixels,
 )
-from stn_jax.sampling.grid_sample import grid_sample, sample
+from stn_jax.sampling.grid_sample import sample
 from stn_jax.transforms.base import (
     Transform,
     apply_matrix,
@@ -240,8 +241,18 @@ def straighten(
         output_shape=made,
         align_corners=align_corners,
     )
-    grid = _each_axis(to_normalised, points, seen, False)
-    return grid_sample(image, grid, mode=mode, padding_mode=padding_mode, fill=fill)
+    scales = [size / size_seen for size, size_seen in zip(full[:-1], seen, strict=True)][::-1]
+
+    def in_image(pixel: Any, scale: float) -> Any:
+        """A coordinate of the image that was seen, or an array of them, in this one."""
+        return (pixel + 0.5) * scale - 0.5
+
+    planes = [in_image(points[..., i], scale) for i, scale in enumerate(scales)]
+    bounds = []  # this image mirrors where the one that was seen did
+    for size, scale in zip(reversed(seen), scales, strict=True):
+        low, high = pixel_bounds(size, align_corners=align_corners)
+        bounds.append((in_image(low, scale), in_image(high, scale)))
+    return sample(image, planes, bounds, mode=mode, padding_mode=padding_mode, fill=fill)
 
 
 def warp_points(

@@ -127,6 +127,23 @@ def test_overlap_knows_no_unit_and_no_origin() -> None:
     )
 
 
+def test_a_mirrored_frame_covers_a_box() -> None:
+    box, mirrored = (frame_box(jnp.asarray([scale, 0.1, 0.2])) for scale in (0.5, -0.5))
+    np.testing.assert_allclose(mirrored, box, atol=1e-7)
+    np.testing.assert_allclose(iou(mirrored, box), 1, rtol=1e-6)
+
+
+def test_empty_boxes_have_nothing_in_common() -> None:
+    empty = jnp.zeros(4)
+    assert float(iou(empty, empty)) == 0
+    assert np.isfinite(jax.grad(iou)(empty, empty)).all()
+
+
+def test_a_patch_is_of_an_image_with_channels(unchecked: None) -> None:
+    with pytest.raises(ValueError, match=r"image must have shape \[h, w, c\]; got \[8, 8\]"):
+        random_patch(jax.random.key(0), jnp.ones((8, 8)), (4, 4))
+
+
 def test_overlap_with_a_part_is_the_parts_share() -> None:
     whole = jnp.asarray([0.0, 0.0, 4.0, 2.0])
     assert float(iou(whole, jnp.asarray([1.0, 0.0, 3.0, 1.0]))) == pytest.approx(2 / 8)

@@ -40,6 +40,14 @@ def test_a_constant_channel_is_zero() -> None:
     assert not contrast(flat).any()
 
 
+@pytest.mark.parametrize("lit", [0, 1])
+def test_where_nothing_is_has_a_slope(lit: int) -> None:
+    """Of 60 x 60 pixels all, or all but those around one, have no deviation at all."""
+    image = jnp.zeros((60, 60, 1)).at[5, 5].set(lit)
+    slope = jax.grad(lambda image: jnp.sum(jnp.square(contrast(image))))(image)
+    assert np.isfinite(slope).all()
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("image", "sigma", "named"),

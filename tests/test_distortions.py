@@ -162,6 +162,8 @@ OTHERS = jnp.ones((2, *SHAPE, 1))
         ("rts", {"max_angle_rad": "1"}, "max_angle_rad must be finite and at least 0; got '1'"),
         ("p", {"sigma_px": -1.0}, "sigma_px must be finite and at least 0; got -1.0"),
         ("e", {"sigma_px": math.inf}, "sigma_px must be finite and at least 0; got inf"),
+        ("jitter", {"max_scale": 0.9}, "max_scale must be finite and at least 1; got 0.9"),
+        ("jitter", {"max_scale": float("nan")}, "max_scale must be finite and at least 1; got nan"),
         ("jitter", {"max_shift_px": -1.0}, "max_shift_px must be finite and at least 0; got -1.0"),
         *(
             (name, {"scale": scale}, "scale must be two finite numbers, 0 < low <= high")

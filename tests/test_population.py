@@ -140,6 +140,24 @@ def test_who_is_not_active_stays_as_it_is(how: Any, states: TrainState) -> None:
     chex.assert_trees_all_equal(member(found.params, 3), member(states.params, 3))
 
 
+def test_means_of_who_is_not_active_may_be_narrow(states: TrainState) -> None:
+    def narrow(hyper: Any) -> population.Trainable:
+        made = make(hyper)
+
+        def objective(*arguments: Any) -> Any:
+            return jax.tree.map(lambda each: each.astype(jnp.bfloat16), made.objective(*arguments))
+
+        return made._replace(objective=objective)
+
+    key = jax.random.split(jax.random.key(0), len(states.step))
+    active = jnp.arange(len(states.step)) > 0
+    means = jax.eval_shape(
+        functools.partial(population.evaluate, narrow, batch_size=8),
+        *(states.params, HYPER, DATA, key, active),
+    )
+    assert means["loss"].dtype == jnp.bfloat16
+
+
 def test_a_loop_takes_no_time_for_who_is_not_active(states: TrainState) -> None:
     steps = functools.partial(population.train_steps, make, how="loop")
     text = jax.jit(steps).lower(states, HYPER, DATA, ORDERS, EVERYONE).compile().as_text()
@@ -175,7 +193,7 @@ def test_devices_exchange_nothing(states: TrainState) -> None:
 def test_errors_name_the_argument(unchecked: None) -> None:
     with pytest.raises(ValueError, match="how must be one of vmap, loop; got 'pmap'"):
         population.over_members(jnp.sin, how="pmap")
-    with pytest.raises(ValueError, match=r"multiple of the size of .* 'member', 2; got 3"):
+    with pytest.raises(ValueError, match=r"a multiple of .* 'member', 2; got an array \[3\]"):
         population.over_members(jnp.sin, mesh=devices(2, "member"))(jnp.ones(3))
     with pytest.raises(ValueError, match="mesh must have an axis 'member'; got"):
         population.over_members(jnp.sin, mesh=devices(2, "batch"))

@@ -270,11 +270,13 @@ def test_no_inverse_is_nan_or_an_error(unchecked: None) -> None:
 
 @planar
 @corners
+@pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
 def test_straightening_at_the_same_size_is_the_transformation(
-    transform: transforms.Transform, align_corners: bool, x64: None
+    transform: transforms.Transform, align_corners: bool, padding_mode: str, x64: None
 ) -> None:
     image, theta = jnp.asarray(RNG.normal(size=(8, 7, 2))), near_identity(transform)
     settings = {"output_shape": (5, 9), "align_corners": align_corners}
+    settings |= {"padding_mode": padding_mode}
     np.testing.assert_allclose(
         stn_jax.straighten(image, theta, transform, (8, 7), **settings),
         stn_jax.spatial_transform(image, theta, transform, **settings),

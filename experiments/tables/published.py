@@ -49,5 +49,6 @@ COLOCALISATION: Mapping[str, tuple[float, ...]] = types.MappingProxyType(
     {"t": (0.0,) * 10, "tc": (19.0, 18.0, 12.0, 25.0, 6.0, 16.0, 7.0, 15.0, 11.0, 13.0)}
 )
 
-# German traffic signs: the lowest public error with none to three transformers, on 48 x 48 pixels.
+# German traffic signs: the lowest public error with none to three transformers, on 48 x 48 pixels:
+# Moodstocks' with two, aarcosg's with three; known to us at second hand.
 GTSRB: tuple[float, ...] = (1.15, 0.54, 0.33, 0.29)

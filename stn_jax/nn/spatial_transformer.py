@@ -29,7 +29,8 @@ class SpatialTransformer(nn.Module):
         localisation: any module from an image batch to features `[b, f]`.
         transform: the family of transformations; 3-D ones take volumes `[b, d, h, w, c]`.
         output_shape: spatial shape of the output, by default the input's.
-        mode, padding_mode, align_corners: as for `stn_jax.grid_sample`.
+        mode, padding_mode, align_corners: as for `stn_jax.grid_sample`. In mode `nearest` theta has
+            no gradient, so that nothing of the transformer is learned.
         fill: the value of what lies outside under `zeros`, a number or one per channel: the
             background of images that are normalised.
         initial_theta: start of the regression's bias, `[num_params]`; by default the identity.

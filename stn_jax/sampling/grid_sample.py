@@ -46,8 +46,8 @@ def grid_sample(
         image: `[h, w, c]` or `[d, h, w, c]`, of any real dtype for `nearest`, floating otherwise.
         grid: `[*out, n]` with n = 2 or 3, floating. Positions and weights are computed in its
             precision, at least float32, whatever the image's.
-        mode: `nearest` (ties to even), `bilinear` (trilinear in 3-D) or `bicubic` (tricubic;
-            cubic convolution with A = -0.75, may overshoot). Static.
+        mode: `nearest` (ties to even, no gradient to the grid), `bilinear` (trilinear in 3-D) or
+            `bicubic` (tricubic; cubic convolution with A = -0.75, may overshoot). Static.
         padding_mode: what lies outside the image: `zeros` (that is, `fill`), `border` (the nearest
             pixel) or `reflection` (about the bounds of the normalised interval). Static.
         align_corners: whether -1 and 1 are the centres of the outermost pixels, or their outer

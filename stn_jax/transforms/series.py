@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from stn_jax._types import Array
-from stn_jax.transforms.base import Transform, as_points, as_theta, constant
+from stn_jax.transforms.base import (
+    Transform,
+    as_points,
+    as_theta,
+    check_transform,
+    constant,
+)
 
 
 def series(transform: Transform, count: int) -> Transform:
@@ -25,7 +31,7 @@ def series(transform: Transform, count: int) -> Transform:
         the same object for the same arguments.
 
     Raises:
-        ValueError: if `count` is below 1.
+        ValueError: if `count` is no integer or below 1, or `transform` no `Transform`.
 
     Example:
         >>> from stn_jax.transforms import rotation
@@ -34,8 +40,9 @@ def series(transform: Transform, count: int) -> Transform:
         >>> bool(jnp.allclose(turned, jnp.asarray([0.0, 1.0]), atol=1e-6))
         True
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1; got {count}")
+    check_transform(transform)
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"count must be a whole number of at least 1; got {count}")
     return transform if count == 1 else _series(transform, count)
 
 

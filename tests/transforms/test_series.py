@@ -1,5 +1,7 @@
 """Transformers in a row: one warp after the other, undone from the other end."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,5 +37,17 @@ def test_equal_arguments_give_one_object() -> None:
     assert transforms.series(transforms.affine, 2) is transforms.series(transforms.affine, 2)
     assert transforms.series(transforms.affine, 1) is transforms.affine
     assert transforms.series(transforms.thin_plate_spline(), 2).inverse is None
-    with pytest.raises(ValueError, match="count must be at least 1; got 0"):
-        transforms.series(transforms.affine, 0)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("family", "count", "said"),
+    [
+        (transforms.affine, 0, "count must be a whole number of at least 1; got 0"),
+        (transforms.affine, 1.5, "count must be a whole number of at least 1; got 1.5"),
+        ("affine", 2, "transform must be one of stn_jax.transforms"),
+    ],
+)
+def test_refused(family: Any, count: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        transforms.series(family, count)
