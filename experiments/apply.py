@@ -2,17 +2,15 @@
 
 import dataclasses
 import pathlib
-import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from experiments.config import PROJECTING, ConfigError, Model
-from experiments.datasets import DatasetError
+from experiments.config import PROJECTING, Model
+from experiments.exits import exit_code, fail
 from experiments.image_files import ImageError, pixels, read, resized, write_png
 from experiments.records import Lines, RunError, writing
-from experiments.stopping import Stopped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,23 +43,12 @@ class Apply:
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and straightens; says in one line each what went wrong."""
-    try:
+
+    def command() -> int:
         failed = apply(tyro.cli(Apply, prog="python -m experiments.apply", args=arguments))
-    except (RunError, ConfigError, DatasetError) as error:
-        return _fail(error, 1)
-    except KeyboardInterrupt:
-        return _fail(Stopped(signal.SIGINT), 130)
-    return 1 if failed else 0
+        return 1 if failed else 0
 
-
-def _fail(error: object, code: int) -> int:
-    print(f"error: {_escaped(str(error))}", file=sys.stderr, flush=True)
-    return code
-
-
-def _escaped(text: str) -> str:
-    """A text as one line: a path in it may have line breaks."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return exit_code(command)
 
 
 def apply(settings: Apply) -> int:
@@ -103,7 +90,7 @@ def apply(settings: Apply) -> int:
         try:
             image, margins = read(file), (0, 0)
         except ImageError as error:
-            _fail(error, 1)
+            fail(error, 1)
             failed += 1
             continue
         if experiment.config.data.keep_aspect:

@@ -12,8 +12,7 @@ import numpy as np
 from experiments import experiment as setup
 from experiments import preparation, run_folder
 from experiments.checkpoints import Checkpoints
-from experiments.config import ConfigError
-from experiments.datasets import DatasetError
+from experiments.exits import exit_code
 from experiments.experiment import Experiment
 from experiments.figures.angles import angle_residuals, draw_angles
 from experiments.figures.confusions import draw_confusions
@@ -235,16 +234,16 @@ def draw(folder: pathlib.Path, experiment: Experiment, params: Any) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Redraws the pictures of the run folders that are named."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0].startswith("-"):
-        print(f"usage: python -m experiments.gallery RUN_DIR [RUN_DIR ...]\n\n{__doc__}")
-        return 0 if arguments in (["-h"], ["--help"]) else 2
-    try:
+
+    def command() -> int:
+        if not arguments or arguments[0].startswith("-"):
+            print(f"usage: python -m experiments.gallery RUN_DIR [RUN_DIR ...]\n\n{__doc__}")
+            return 0 if arguments in (["-h"], ["--help"]) else 2
         for argument in arguments:
             redraw(pathlib.Path(argument))
-    except (RunError, ConfigError, DatasetError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return 0
+
+    return exit_code(command)
 
 
 def redraw(folder: pathlib.Path) -> None:

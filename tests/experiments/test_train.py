@@ -111,6 +111,19 @@ def test_the_command(tiny: list[str], tmp_path: pathlib.Path, compiled: pathlib.
     assert [line for line in done.stderr.splitlines() if line.startswith("epoch ")]
 
 
+@pytest.mark.parametrize("name", ["train", "gallery", "apply", "report"])
+def test_nobody_reads_on(name: str) -> None:
+    """As after `| head`: no error, and the code that a pipe's signal gives."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", f"experiments.{name}", "--help"]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=writes, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_the_tutorial_on_mnist(
     data_dir: pathlib.Path,
     run: Callable[..., int],
