@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from stn_jax._checks import check_shape, check_sizes
+from stn_jax._checks import check_floating, check_shape, check_sizes
 from stn_jax._types import Array
 from stn_jax.coordinates import target_points
 from stn_jax.transforms import Transform, translation_scale
@@ -91,11 +91,15 @@ def random_patch(
 def centre_of_mass(weights: Float[Array, "h w"]) -> Float[jax.Array, "2"]:
     """The mean place (x, y), normalised, of weights that sum to 1: of a softmax, its soft argmax.
 
+    Args:
+        weights: `[h, w]`, floating.
+
     Example:
         >>> centre_of_mass(jnp.asarray([[0.0, 1.0], [0.0, 0.0]]))
         Array([ 0.5, -0.5], dtype=float32)
     """
     check_shape("weights", jnp.shape(weights), "[h, w]", jnp.ndim(weights) == 2)
+    check_floating("weights", weights)
     points = target_points(weights.shape, align_corners=False)
     return jnp.einsum("hw,hwn->n", weights, jnp.asarray(points, weights.dtype))
 

@@ -10,7 +10,7 @@ from stn_jax._types import Array
 
 
 def local_contrast(
-    image: Float[Array, "h w c"], sigma_px: float = 3.0
+    image: Float[Array, "h w c"], *, sigma_px: float = 3.0
 ) -> Float[jax.Array, "h w c"]:
     """Subtracts from each pixel the mean of its surroundings, and divides by their deviation.
 

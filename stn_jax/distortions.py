@@ -94,7 +94,13 @@ def _draw_place(key: PRNGKeyArray, image_shape: Shape, canvas: Shape) -> Float[j
 def draw_r(
     key: PRNGKeyArray, image_shape: Shape, *, max_angle_rad: Number = math.pi / 2
 ) -> Float[jax.Array, "6"]:
-    """Theta (affine) of R: a rotation by U(-max_angle_rad, max_angle_rad)."""
+    """Theta (affine) of R: a rotation by U(-max_angle_rad, max_angle_rad).
+
+    Args:
+        key: what the angle is drawn from.
+        image_shape: (height, width). Static.
+        max_angle_rad: as for `r`.
+    """
     image_shape = check_sizes("image_shape", image_shape, 2)
     angle = _draw_angle(key, max_angle_rad)
     matrix = _rotate_scale_shift(angle, 1.0, jnp.zeros(2))
@@ -131,7 +137,13 @@ def draw_rts(
     max_angle_rad: Number = math.pi / 4,
     scale: tuple[Number, Number] = (0.7, 1.2),
 ) -> Float[jax.Array, "6"]:
-    """Theta (affine, canvas to image) of RTS: rotation, uniform scale and a random place."""
+    """Theta (affine, canvas to image) of RTS: rotation, uniform scale and a random place.
+
+    Args:
+        key: what they are drawn from.
+        image_shape: (height, width), at most the canvas's. Static.
+        canvas, max_angle_rad, scale: as for `rts`.
+    """
     angle_key, scale_key, place_key = jax.random.split(key, 3)
     angle, factor = _draw_angle(angle_key, max_angle_rad), _draw_scale(scale_key, scale)
     place = _draw_place(place_key, image_shape, canvas)
@@ -179,7 +191,13 @@ def draw_p(
     scale: tuple[Number, Number] = (0.75, 1.0),
     sigma_px: Number = 5.0,
 ) -> Float[jax.Array, "8"]:
-    """Theta (projective) of P: the frame's corners, scaled, then each moved by N(0, sigma_px)."""
+    """Theta (projective) of P: the frame's corners, scaled, then each moved by N(0, sigma_px).
+
+    Args:
+        key: what they are drawn from.
+        image_shape: (height, width). Static.
+        scale, sigma_px: as for `p`.
+    """
     scale_key, noise_key = jax.random.split(key)
     factor = _draw_scale(scale_key, scale)
     noise = _draw_noise(noise_key, image_shape, sigma_px, len(_SQUARE))
@@ -249,7 +267,13 @@ def draw_e(
     scale: tuple[Number, Number] = (0.75, 1.0),
     sigma_px: Number = 1.5,
 ) -> Float[jax.Array, "32"]:
-    """Theta (thin plate spline, 4 x 4) of E: a scale, control points moved by N(0, sigma_px)."""
+    """Theta (thin plate spline, 4 x 4) of E: a scale, control points moved by N(0, sigma_px).
+
+    Args:
+        key: what they are drawn from.
+        image_shape: (height, width). Static.
+        scale, sigma_px: as for `e`.
+    """
     scale_key, noise_key = jax.random.split(key)
     factor = _draw_scale(scale_key, scale)
     controls = jnp.asarray(control_point_grid(*ELASTIC_CONTROL_POINTS), jnp.float32)
@@ -292,7 +316,13 @@ def e(
 def draw_t(
     key: PRNGKeyArray, image_shape: Shape, *, canvas: Shape = (84, 84)
 ) -> Float[jax.Array, "6"]:
-    """Theta (affine, canvas to image) of T: a random place."""
+    """Theta (affine, canvas to image) of T: a random place.
+
+    Args:
+        key: what the place is drawn from.
+        image_shape: (height, width), at most the canvas's. Static.
+        canvas: as for `t`.
+    """
     place = _draw_place(key, image_shape, canvas)
     return affine_from_pixels(_rotate_scale_shift(jnp.zeros(()), 1.0, place), image_shape, canvas)
 
@@ -375,7 +405,11 @@ def tc(
 
 
 def image_key(key: PRNGKeyArray) -> PRNGKeyArray:
-    """The part of a key of `tc` that places the image."""
+    """The part of a key of `tc` that places the image: `draw_t` draws the same from it.
+
+    Args:
+        key: of `tc`.
+    """
     return jax.random.fold_in(key, 0)
 
 

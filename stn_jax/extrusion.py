@@ -69,7 +69,13 @@ def draw_extruded(
     depth: int = 8,
     max_angle_rad: Number = math.pi / 2,
 ) -> Float[jax.Array, "12"]:
-    """Theta (affine_3d, canvas to solid) of `extruded`: a rotation and a random place."""
+    """Theta (affine_3d, canvas to solid) of `extruded`: a rotation and a random place.
+
+    Args:
+        key: what they are drawn from.
+        image_shape: (height, width). Static.
+        canvas, depth, max_angle_rad: as for `extruded`.
+    """
     sizes = check_sizes("canvas", canvas, 3)
     height, width = check_sizes("image_shape", image_shape, 2)
     side = max(height, width, _check_depth(depth))

@@ -51,7 +51,11 @@ Make = Callable[[Hyper], Trainable]
 
 
 def faster_how(mesh: Mesh | None) -> How:
-    """The quicker of the two on these devices: `loop` on several that are CPUs, else `vmap`."""
+    """The quicker way to compute members: `loop` on several CPU devices, else `vmap`.
+
+    Args:
+        mesh: the devices; None for one.
+    """
     return "loop" if mesh is not None and mesh.devices.flat[0].platform == "cpu" else "vmap"
 
 

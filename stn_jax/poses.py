@@ -20,7 +20,12 @@ from stn_jax.warping import warp_points
 def affine_from_pixels(
     matrix_px: Float[jax.Array, "2 3"], input_shape: Sequence[int], output_shape: Sequence[int]
 ) -> Float[jax.Array, "6"]:
-    """Theta of the affine map `[2, 3]` from centred output pixels to centred input pixels.
+    """Theta of `affine` for a map from centred output pixels to centred input pixels.
+
+    Args:
+        matrix_px: of that map.
+        input_shape: (height, width) of the image that is warped. Static.
+        output_shape: (height, width) of the output. Static.
 
     Example:
         >>> shift = jnp.asarray([[1.0, 0.0, 3.0], [0.0, 1.0, 0.0]])
@@ -36,6 +41,11 @@ def affine_from_pose(
     pose: Float[Array, "4"], input_shape: Sequence[int], output_shape: Sequence[int]
 ) -> Float[jax.Array, "6"]:
     """Theta of `affine` for what a pose says, from output to input.
+
+    Args:
+        pose: (angle in radians, log s, tx, ty), the shift in pixels.
+        input_shape: (height, width) of the image that is warped. Static.
+        output_shape: (height, width) of the output. Static.
 
     Example:
         >>> affine_from_pose(jnp.asarray([0.0, 0.0, 3.0, 0.0]), (8, 6), (8, 6))[2]
@@ -67,7 +77,8 @@ def pose_at_centre(
         align_corners: as for `spatial_transform`. Static.
 
     Returns:
-        (angle in radians, log s, tx, ty) from centred output pixels to centred input pixels.
+        (angle in radians, log s, tx, ty) from centred output pixels to centred input pixels; log s
+        is -inf for a mirror, to which no similarity is near.
 
     Raises:
         ValueError: as `warp_points`.

@@ -229,7 +229,12 @@ def train_steps(
 
 
 def take(data: Batch, indices: Int[Array, " b"]) -> Batch:
-    """The examples of the data at `indices`, which must not be beyond its end."""
+    """Some examples of the data.
+
+    Args:
+        data: arrays with one leading axis of examples.
+        indices: which; those beyond the end would be NaN.
+    """
     return jax.tree.map(lambda array: jnp.take(array, indices, axis=0), data)
 
 

@@ -1,20 +1,24 @@
 """The public functions keep one set of house rules."""
 
 import inspect
+import re
 import types
 
 import pytest
 
 import stn_jax
 import stn_jax.nn
-from stn_jax import colocalisation, distortions, poses, training
+from stn_jax import colocalisation, contrast, distortions, extrusion, population, poses, training
 
 MODULES = (
     stn_jax,
     stn_jax.nn,
     stn_jax.transforms,
     colocalisation,
+    contrast,
     distortions,
+    extrusion,
+    population,
     poses,
     training,
 )
@@ -23,10 +27,11 @@ MODULES = (
 def public_functions() -> list:
     found = {}
     for module in MODULES:
-        names = getattr(module, "__all__", None) or [n for n in vars(module) if n[0] != "_"]
-        for name in names:
+        exported = getattr(module, "__all__", None)
+        for name in exported or [n for n in vars(module) if n[0] != "_"]:
             value = getattr(module, name)
-            if isinstance(value, types.FunctionType) and value.__module__.startswith("stn_jax"):
+            here = "stn_jax" if exported else module.__name__
+            if isinstance(value, types.FunctionType) and value.__module__.startswith(here):
                 found[f"{value.__module__}.{name}"] = value
     return sorted(found.items())
 
@@ -50,8 +55,11 @@ def test_the_contract_is_there() -> None:
 
 @names
 def test_documented_and_annotated(name: str, function: types.FunctionType) -> None:
-    assert inspect.getdoc(function)
-    signature = inspect.signature(function)
+    documentation, signature = inspect.getdoc(function), inspect.signature(function)
+    assert documentation
+    _, _, arguments = documentation.partition("Args:\n")
+    said = re.findall(r"^ +((?:\w+, )*\w+):", arguments, re.MULTILINE)
+    assert {*signature.parameters} <= {name for names in said for name in names.split(", ")}
     assert signature.return_annotation is not inspect.Signature.empty
     for parameter in signature.parameters.values():
         assert parameter.annotation is not inspect.Parameter.empty, parameter.name

@@ -59,4 +59,4 @@ def test_where_nothing_is_has_a_slope(lit: int) -> None:
 )
 def test_refused(image: np.ndarray, sigma: float, named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        local_contrast(image, sigma)
+        local_contrast(image, sigma_px=sigma)
