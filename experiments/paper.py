@@ -39,7 +39,7 @@ class Options:
     at_once: OptionalInt = None
     """How many seeds of a cell train in one program. Default: 1 on a CPU, all of them elsewhere."""
     budget: Budget = "standard"
-    """quick: seconds, on embedded digits. standard: minutes a cell on two CPU cores. paper: the
+    """quick: seconds, on embedded digits. standard: minutes a cell on a CPU core. paper: the
     paper's 150,000 steps where it had them, for a GPU."""
     run_dir: str = "runs/paper"
     """Folder of the runs, RUN_DIR/BUDGET/CELL/seed-K."""

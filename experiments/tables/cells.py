@@ -114,7 +114,7 @@ def _localised(distortion: str) -> dict[str, float]:
 
 # --- Budgets --------------------------------------------------------------------------------------
 
-# Passes over 55,000 images that take a cell some minutes on two CPU cores, by what convolves.
+# Passes over 55,000 images that take a cell some minutes on one CPU core, by what convolves.
 _EPOCHS = {"fcn": 60, "cnn": 30, "compact": 100}
 # Fully connected networks learn the digits by heart, which a decay of 0.1 holds back: with 1e-4,
 # ST-FCN affine on R has 1.68 % of the validation split wrong, with 0.1 it has 1.14.
