@@ -72,8 +72,12 @@ def random_patch(
         image: `[h, w, c]`.
         shape: (height, width) of the patch in pixels. Static.
 
+    Returns:
+        `[*shape, c]` in the image's dtype.
+
     Raises:
-        ValueError: if the patch is larger than the image.
+        ValueError: on an image of another rank, or a shape that is no two sizes or larger than the
+            image.
 
     Example:
         >>> random_patch(jax.random.key(0), jnp.ones((84, 84, 1)), (28, 28)).shape
@@ -89,10 +93,16 @@ def random_patch(
 
 
 def centre_of_mass(weights: Float[Array, "h w"]) -> Float[jax.Array, "2"]:
-    """The mean place (x, y), normalised, of weights that sum to 1: of a softmax, its soft argmax.
+    """The mean place of weights that sum to 1: of a softmax, its soft argmax.
 
     Args:
         weights: `[h, w]`, floating.
+
+    Returns:
+        (x, y), normalised: -1 and 1 are the outer edges, as without `align_corners`.
+
+    Raises:
+        ValueError: on weights of another rank, or that are not floating.
 
     Example:
         >>> centre_of_mass(jnp.asarray([[0.0, 1.0], [0.0, 0.0]]))
@@ -107,22 +117,35 @@ def centre_of_mass(weights: Float[Array, "h w"]) -> Float[jax.Array, "2"]:
 def frame_box(
     theta: Float[Array, " num_params"], transform: Transform = translation_scale
 ) -> Float[jax.Array, "4"]:
-    """The box (left, top, right, bottom) that a frame covers, normalised, if it is not turned.
+    """The box that a frame covers in the image, if it is not turned.
 
     Args:
         theta: flat, `[transform.num_params]`; a negative scale mirrors what is in the box.
         transform: a planar family whose frames have sides along the axes. Static.
+
+    Returns:
+        (left, top, right, bottom), normalised; left <= right and top <= bottom.
+
+    Raises:
+        ValueError: on a theta that does not fit the transformation.
+
+    Example:
+        >>> frame_box(jnp.asarray([0.5, 0.25, 0.0]))
+        Array([-0.25, -0.5 ,  0.75,  0.5 ], dtype=float32)
     """
     corners = transform.warp(jnp.asarray(theta), jnp.asarray(_CORNERS))
     return jnp.concatenate([jnp.min(corners, axis=0), jnp.max(corners, axis=0)])
 
 
 def iou(boxes: Boxes, others: Boxes) -> Float[jax.Array, "*batch"]:
-    """Intersection over union of boxes (left, top, right, bottom), in any unit; 0 to 1.
+    """Intersection over union of boxes (left, top, right, bottom), in any unit.
 
     Args:
-        boxes: `[*batch, 4]`.
-        others: `[*batch, 4]`, or of a shape that broadcasts. Of two empty boxes it is 0.
+        boxes: `[*batch, 4]`; left <= right and top <= bottom, as `frame_box` makes them.
+        others: `[*batch, 4]`, or of a shape that broadcasts.
+
+    Returns:
+        `[*batch]`, 0 to 1; 0 of two empty boxes.
 
     Example:
         >>> iou(jnp.asarray([0.0, 0.0, 2.0, 1.0]), jnp.asarray([1.0, 0.0, 3.0, 1.0]))

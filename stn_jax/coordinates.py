@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+__all__ = ["pixel_bounds", "target_points", "to_normalised", "to_pixels"]
+
 
 def half_extent(size: int, *, align_corners: bool) -> float:
     """Half the length in pixels that the normalised interval [-1, 1] covers on an axis."""
@@ -24,7 +26,19 @@ def half_extent(size: int, *, align_corners: bool) -> float:
 
 
 def pixel_bounds(size: int, *, align_corners: bool) -> tuple[float, float]:
-    """The pixel coordinates of -1 and of 1 on an axis of `size` pixels."""
+    """The pixel coordinates of -1 and of 1 on an axis.
+
+    Args:
+        size: pixels on the axis.
+        align_corners: whether -1 and 1 are the outermost pixels' centres, not their outer edges.
+
+    Returns:
+        Those of -1 and of 1.
+
+    Example:
+        >>> pixel_bounds(4, align_corners=False)
+        (-0.5, 3.5)
+    """
     centre, half = (size - 1) / 2, half_extent(size, align_corners=align_corners)
     return centre - half, centre + half
 
@@ -32,16 +46,37 @@ def pixel_bounds(size: int, *, align_corners: bool) -> tuple[float, float]:
 def to_pixels(
     normalised: Float[jax.Array, "*shape"], size: int, *, align_corners: bool
 ) -> Float[jax.Array, "*shape"]:
-    """Normalised coordinates on an axis of `size` pixels, in pixels."""
+    """Normalised coordinates on one axis, in pixels.
+
+    Args:
+        normalised: of any shape.
+        size, align_corners: as for `pixel_bounds`. Static.
+
+    Returns:
+        Pixel coordinates, of that shape.
+
+    Example:
+        >>> to_pixels(jnp.asarray([-1.0, 0.0]), 4, align_corners=False)
+        Array([-0.5,  1.5], dtype=float32)
+    """
     return normalised * half_extent(size, align_corners=align_corners) + (size - 1) / 2
 
 
 def to_normalised(
     pixels: Float[jax.Array, "*shape"], size: int, *, align_corners: bool
 ) -> Float[jax.Array, "*shape"]:
-    """Pixel coordinates on an axis of `size` pixels, normalised.
+    """Pixel coordinates on one axis, normalised.
 
-    On an axis of one pixel with `align_corners=True` every coordinate is 0.
+    Args:
+        pixels: of any shape.
+        size, align_corners: as for `pixel_bounds`. Static.
+
+    Returns:
+        Normalised coordinates, of that shape; all 0 on an axis of one pixel with `align_corners`.
+
+    Example:
+        >>> to_normalised(jnp.asarray([-0.5, 1.5]), 4, align_corners=False)
+        Array([-1.,  0.], dtype=float32)
     """
     half = half_extent(size, align_corners=align_corners)
     return (pixels - (size - 1) / 2) / half if half else jnp.zeros_like(pixels)
@@ -73,7 +108,14 @@ def centred_scale(size: int, *, align_corners: bool) -> float:
 
 
 def target_points(shape: Sequence[int], *, align_corners: bool) -> Float[np.ndarray, "*shape n"]:
-    """The normalised coordinates of every pixel of an image of `shape`, in float64.
+    """The normalised coordinates of every pixel of an image.
+
+    Args:
+        shape: (height, width) or (depth, height, width).
+        align_corners: as for `pixel_bounds`.
+
+    Returns:
+        `[*shape, n]`, (x, y[, z]) on the last axis, float64 of NumPy.
 
     Example:
         >>> target_points((1, 2), align_corners=False)[0, :, 0]

@@ -12,6 +12,7 @@ image anywhere that leaves all of it on the canvas; P moves the corners of the s
 """
 
 import math
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -21,7 +22,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from stn_jax._checks import as_numbers, check_at_least_0, check_shape, check_sizes, is_traced
 from stn_jax._types import Array, Number
-from stn_jax.extrusion import draw_extruded, extrude, extruded  # noqa: F401 (a part of these)
+from stn_jax.extrusion import draw_extruded, extrude, extruded
 from stn_jax.poses import affine_from_pixels
 from stn_jax.transforms import affine, projective, thin_plate_spline
 from stn_jax.transforms.base import homogeneous, matmul
@@ -31,7 +32,27 @@ from stn_jax.warping import spatial_transform
 Shape = Sequence[int]
 Image = Float[Array, "h w c"]
 Output = Float[jax.Array, "out_h out_w c"]
-Theta = Float[jax.Array, " num_params"]
+
+__all__ = [
+    "ELASTIC_CONTROL_POINTS",
+    "draw_e",
+    "draw_extruded",
+    "draw_jitter",
+    "draw_p",
+    "draw_r",
+    "draw_rts",
+    "draw_t",
+    "e",
+    "extrude",
+    "extruded",
+    "image_key",
+    "jitter",
+    "p",
+    "r",
+    "rts",
+    "t",
+    "tc",
+]
 
 ELASTIC_CONTROL_POINTS = (4, 4)
 
@@ -100,6 +121,12 @@ def draw_r(
         key: what the angle is drawn from.
         image_shape: (height, width). Static.
         max_angle_rad: as for `r`.
+
+    Returns:
+        `[6]`, from output to image, which are of one shape.
+
+    Raises:
+        ValueError: on an `image_shape` that is no two sizes, or an angle that `r` refuses.
     """
     image_shape = check_sizes("image_shape", image_shape, 2)
     angle = _draw_angle(key, max_angle_rad)
@@ -143,6 +170,12 @@ def draw_rts(
         key: what they are drawn from.
         image_shape: (height, width), at most the canvas's. Static.
         canvas, max_angle_rad, scale: as for `rts`.
+
+    Returns:
+        `[6]`, from canvas to image.
+
+    Raises:
+        ValueError: on an `image_shape` that is no two sizes, and on what `rts` refuses.
     """
     angle_key, scale_key, place_key = jax.random.split(key, 3)
     angle, factor = _draw_angle(angle_key, max_angle_rad), _draw_scale(scale_key, scale)
@@ -193,10 +226,20 @@ def draw_p(
 ) -> Float[jax.Array, "8"]:
     """Theta (projective) of P: the frame's corners, scaled, then each moved by N(0, sigma_px).
 
+    Made for shifts that are small beside the image. Where the four corners are left not convex, one
+    lies behind the horizon, and the output shows nothing there: of 28 x 28 pixels and the default
+    scale in 0.09 % of draws at 5 px, in 2.2 % at 7 and in 14 % at 10.
+
     Args:
         key: what they are drawn from.
         image_shape: (height, width). Static.
         scale, sigma_px: as for `p`.
+
+    Returns:
+        `[8]`, from output to image, which are of one shape.
+
+    Raises:
+        ValueError: on an `image_shape` that is no two sizes, and on what `p` refuses.
     """
     scale_key, noise_key = jax.random.split(key)
     factor = _draw_scale(scale_key, scale)
@@ -243,7 +286,8 @@ def p(
         key: what scale and corners are drawn from.
         image: `[h, w, c]`, floating.
         scale: the smallest and the largest scale.
-        sigma_px: standard deviation of a corner's shift, in pixels of the image, on each axis.
+        sigma_px: standard deviation of a corner's shift, in pixels of the image, on each axis; see
+            `draw_p` for how large it may be.
 
     Returns:
         `[h, w, c]`.
@@ -273,6 +317,13 @@ def draw_e(
         key: what they are drawn from.
         image_shape: (height, width). Static.
         scale, sigma_px: as for `e`.
+
+    Returns:
+        `[32]`, from output to image, which are of one shape; of `thin_plate_spline` with
+        `ELASTIC_CONTROL_POINTS`.
+
+    Raises:
+        ValueError: on an `image_shape` that is no two sizes, and on what `e` refuses.
     """
     scale_key, noise_key = jax.random.split(key)
     factor = _draw_scale(scale_key, scale)
@@ -322,6 +373,12 @@ def draw_t(
         key: what the place is drawn from.
         image_shape: (height, width), at most the canvas's. Static.
         canvas: as for `t`.
+
+    Returns:
+        `[6]`, from canvas to image.
+
+    Raises:
+        ValueError: on an `image_shape` that is no two sizes, or a canvas that `t` refuses.
     """
     place = _draw_place(key, image_shape, canvas)
     return affine_from_pixels(_rotate_scale_shift(jnp.zeros(()), 1.0, place), image_shape, canvas)
@@ -365,14 +422,15 @@ def tc(
         others: the images to crop from, one crop each: six in the paper's classification, sixteen
             in its co-localisation.
         canvas: (height, width) of the output.
-        crop_size: side of a crop in pixels.
+        crop_size: side of a crop in pixels. Static.
 
     Returns:
         `[*canvas, c]`: at each pixel the brightest of the image and the crops.
 
     Raises:
-        ValueError: if `others` are not images of the same kind, a crop fits neither them nor the
-            canvas, or the image does not fit on it.
+        ValueError: on an image of another rank or larger than the canvas, `others` that are not
+            images of the same kind, or a `crop_size` that is no whole number from 1 to what fits
+            in them and on the canvas.
 
     Example:
         >>> others = jnp.ones((6, 28, 28, 1))
@@ -383,8 +441,13 @@ def tc(
     fits = others.ndim == 4 and others.shape[-1] == image.shape[-1]
     check_shape("others", others.shape, f"[crops, h, w, {image.shape[-1]}]", fits)
     largest = min(*canvas, *others.shape[1:3])
-    if not 1 <= crop_size <= largest:
-        raise ValueError(f"crop_size must be between 1 and {largest}; got {crop_size}")
+    try:
+        side = operator.index(crop_size)
+    except TypeError:
+        side = 0
+    if not 1 <= side <= largest:
+        allowed = f"a whole number between 1 and {largest}"
+        raise ValueError(f"crop_size must be {allowed}; got {crop_size!r}")
 
     def draw_crop(key: PRNGKeyArray, other: jax.Array) -> tuple[jax.Array, jax.Array]:
         from_key, to_key = jax.random.split(key)
@@ -405,10 +468,13 @@ def tc(
 
 
 def image_key(key: PRNGKeyArray) -> PRNGKeyArray:
-    """The part of a key of `tc` that places the image: `draw_t` draws the same from it.
+    """The part of a key of `tc` that places the image.
 
     Args:
         key: of `tc`.
+
+    Returns:
+        A key from which `draw_t`, with `tc`'s canvas, draws the place of the image.
     """
     return jax.random.fold_in(key, 0)
 
@@ -436,6 +502,12 @@ def draw_jitter(
         key: what they are drawn from.
         image_shape: (height, width). Static.
         max_angle_rad, max_scale, max_shift_px: as for `jitter`.
+
+    Returns:
+        `[6]`, from output to image, which are of one shape.
+
+    Raises:
+        ValueError: on an `image_shape` that is no two sizes, and on what `jitter` refuses.
     """
     image_shape = check_sizes("image_shape", image_shape, 2)
     check_at_least_0("max_shift_px", max_shift_px)
@@ -474,7 +546,7 @@ def jitter(
 
     Raises:
         ValueError: on an image of another rank, an angle, a shift or a deviation that is negative
-            or not finite, or a scale below 1.
+            or not finite, or a scale that is below 1 or not finite.
 
     Example:
         >>> jitter(jax.random.key(0), jnp.ones((32, 32, 3)), max_shift_px=2.0).shape

@@ -75,6 +75,12 @@ def draw_extruded(
         key: what they are drawn from.
         image_shape: (height, width). Static.
         canvas, depth, max_angle_rad: as for `extruded`.
+
+    Returns:
+        `[12]`, from canvas to solid, for `extrude`.
+
+    Raises:
+        ValueError: on an `image_shape` that is no two sizes, and on what `extruded` refuses.
     """
     sizes = check_sizes("canvas", canvas, 3)
     height, width = check_sizes("image_shape", image_shape, 2)

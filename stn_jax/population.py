@@ -55,6 +55,9 @@ def faster_how(mesh: Mesh | None) -> How:
 
     Args:
         mesh: the devices; None for one.
+
+    Returns:
+        `loop` or `vmap`.
     """
     return "loop" if mesh is not None and mesh.devices.flat[0].platform == "cpu" else "vmap"
 
@@ -69,6 +72,9 @@ def over_members(
         how: `vmap` computes members together, `loop` one after another; None takes the quicker.
         mesh: devices; their axis `member` is what members are spread over, in equal parts. Other
             axes are left to the function. None: one device.
+
+    Returns:
+        A function of the same arguments, each with an axis of members in front.
 
     Raises:
         ValueError: on another `how`, a mesh without the axis, or as many members as cannot be in
@@ -128,8 +134,10 @@ def train_steps(
         orders: the examples of each member's batches.
         active: who takes these steps. The others stay as they are, and their means are NaN; in a
             loop they take no time.
-        how: as in `over_members`.
-        mesh: as in `over_members`.
+        how, mesh: as for `over_members`.
+
+    Returns:
+        The states after them, and each step's means, `[m, steps]`.
     """
 
     def one(state: TrainState, hyper: Hyper, order: Array, active: Array) -> Any:
@@ -168,6 +176,9 @@ def fit(
         data: arrays with one leading axis of examples, which all members learn from.
         num_epochs, batch_size: as for `training.fit`.
         how, mesh: as for `over_members`.
+
+    Returns:
+        The states after it, and each step's means, `[m, num_epochs, steps]`.
 
     Raises:
         ValueError: if there are fewer examples than a batch holds.
@@ -217,6 +228,9 @@ def evaluate(
         active: who is evaluated.
         batch_size: examples computed at a time.
         how, mesh: as for `over_members`.
+
+    Returns:
+        Each value's mean, `[m]`.
 
     Raises:
         ValueError: if there is no example, or `batch_size` is less than 1.

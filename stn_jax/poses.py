@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from stn_jax._checks import check_sizes
 from stn_jax._types import Array
 from stn_jax.transforms import Transform, similarity
+from stn_jax.transforms.base import check_transform
 from stn_jax.warping import warp_points
 
 
@@ -23,15 +25,23 @@ def affine_from_pixels(
     """Theta of `affine` for a map from centred output pixels to centred input pixels.
 
     Args:
-        matrix_px: of that map.
+        matrix_px: of that map, its rows giving x and y.
         input_shape: (height, width) of the image that is warped. Static.
         output_shape: (height, width) of the output. Static.
+
+    Returns:
+        `[6]`, for `spatial_transform` without `align_corners`.
+
+    Raises:
+        ValueError: on a shape that is no two sizes.
 
     Example:
         >>> shift = jnp.asarray([[1.0, 0.0, 3.0], [0.0, 1.0, 0.0]])
         >>> affine_from_pixels(shift, (8, 6), (8, 6))[2]
         Array(1., dtype=float32)
     """
+    input_shape = check_sizes("input_shape", input_shape, 2)
+    output_shape = check_sizes("output_shape", output_shape, 2)
     to_output_px = jnp.asarray([output_shape[1] / 2, output_shape[0] / 2, 1.0])
     to_input_px = jnp.asarray([input_shape[1] / 2, input_shape[0] / 2])
     return (matrix_px * to_output_px / to_input_px[:, None]).ravel()
@@ -46,6 +56,12 @@ def affine_from_pose(
         pose: (angle in radians, log s, tx, ty), the shift in pixels.
         input_shape: (height, width) of the image that is warped. Static.
         output_shape: (height, width) of the output. Static.
+
+    Returns:
+        `[6]`, for `spatial_transform` without `align_corners`.
+
+    Raises:
+        ValueError: on a pose of another shape, or a shape that is no two sizes.
 
     Example:
         >>> affine_from_pose(jnp.asarray([0.0, 0.0, 3.0, 0.0]), (8, 6), (8, 6))[2]
@@ -78,10 +94,12 @@ def pose_at_centre(
 
     Returns:
         (angle in radians, log s, tx, ty) from centred output pixels to centred input pixels; log s
-        is -inf for a mirror, to which no similarity is near.
+        is -inf, up to rounding, for a mirror, to which no similarity is near: its angle means
+        nothing, and slopes are NaN.
 
     Raises:
-        ValueError: as `warp_points`.
+        ValueError: on a transformation that is not planar, a shape that is no two sizes, and as
+            `warp_points`.
 
     Example:
         >>> from stn_jax.transforms import rotation
@@ -89,8 +107,12 @@ def pose_at_centre(
         >>> bool(jnp.allclose(angle, 0.5)), bool(jnp.allclose(log_scale, 0.0, atol=1e-6))
         (True, True)
     """
-    height, width = input_shape
-    out_height, out_width = input_shape if output_shape is None else output_shape
+    check_transform(transform)
+    if transform.ndim != 2:
+        raise ValueError(f"transform must be planar; got {transform!r}")
+    height, width = input_shape = check_sizes("input_shape", input_shape, 2)
+    given = input_shape if output_shape is None else output_shape
+    out_height, out_width = output_shape = check_sizes("output_shape", given, 2)
     middle = jnp.asarray([(out_width - 1) / 2, (out_height - 1) / 2])
 
     def source(point: jax.Array) -> jax.Array:

@@ -66,6 +66,9 @@ def init_state(
         key: the run's randomness.
         params: to start from.
         optimizer: whose state to start.
+
+    Returns:
+        It, of step 0.
     """
     step, diverged = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
     return TrainState(step, params, optimizer.init(params), key, diverged)
@@ -109,6 +112,9 @@ def scale_updates(
     Args:
         factor: by which updates are multiplied.
         selects: whether a parameter's path in the tree is meant.
+
+    Returns:
+        An optax transformation, to stand behind the optimiser in `optax.chain`.
 
     Raises:
         ValueError: by what is returned, if no parameter is.
@@ -181,6 +187,9 @@ def epoch_order(
         num_examples: of the data. Static.
         batch_size: examples a step. Static.
 
+    Returns:
+        `[steps, batch_size]`, indices of examples.
+
     Raises:
         ValueError: if there are fewer examples than a batch holds.
     """
@@ -234,6 +243,9 @@ def take(data: Batch, indices: Int[Array, " b"]) -> Batch:
     Args:
         data: arrays with one leading axis of examples.
         indices: which; those beyond the end would be NaN.
+
+    Returns:
+        The same arrays, `[b, ...]`.
     """
     return jax.tree.map(lambda array: jnp.take(array, indices, axis=0), data)
 
@@ -320,6 +332,9 @@ def evaluate(
         key: what examples are prepared with.
         batch_size: examples computed at a time.
 
+    Returns:
+        Each value's mean, a scalar.
+
     Raises:
         ValueError: if there is no example, arrays differ in their leading axis, or `batch_size` is
             less than 1.
@@ -355,6 +370,9 @@ def each_example(
 
     Args:
         objective, prepare, params, data, key, batch_size: as for `evaluate`.
+
+    Returns:
+        Each value, `[n]`.
 
     Raises:
         ValueError: as `evaluate`.

@@ -119,6 +119,9 @@ def outside_frame(grid: Float[Array, "*out n"]) -> Bool[jax.Array, "*out"]:
     Args:
         grid: `[..., n]`, as `transform_grid` makes it.
 
+    Returns:
+        Boolean `[...]`.
+
     Example:
         >>> outside_frame(jnp.asarray([[0.5, 1.0], [0.5, 1.1]]))
         Array([False,  True], dtype=bool)

@@ -1,38 +1,34 @@
 """The public functions keep one set of house rules."""
 
+import importlib
 import inspect
+import pkgutil
 import re
 import types
 
 import pytest
 
 import stn_jax
-import stn_jax.nn
-from stn_jax import colocalisation, contrast, distortions, extrusion, population, poses, training
 
-MODULES = (
-    stn_jax,
-    stn_jax.nn,
-    stn_jax.transforms,
-    colocalisation,
-    contrast,
-    distortions,
-    extrusion,
-    population,
-    poses,
-    training,
-)
+PUBLIC = [getattr(stn_jax, name) for name in stn_jax.__all__]
+MODULES = (stn_jax, *(value for value in PUBLIC if isinstance(value, types.ModuleType)))
+
+
+def functions_of(module: types.ModuleType) -> dict[str, types.FunctionType]:
+    """By name, those of `__all__`; without it, those that are defined there, not imported."""
+    found = {name: value for name, value in vars(module).items() if inspect.isfunction(value)}
+    if hasattr(module, "__all__"):
+        return {name: found[name] for name in module.__all__ if name in found}
+    here = module.__name__
+    return {n: f for n, f in found.items() if n[0] != "_" and f.__module__ == here}
 
 
 def public_functions() -> list:
-    found = {}
-    for module in MODULES:
-        exported = getattr(module, "__all__", None)
-        for name in exported or [n for n in vars(module) if n[0] != "_"]:
-            value = getattr(module, name)
-            here = "stn_jax" if exported else module.__name__
-            if isinstance(value, types.FunctionType) and value.__module__.startswith(here):
-                found[f"{value.__module__}.{name}"] = value
+    found = {
+        f"{function.__module__}.{name}": function
+        for module in MODULES
+        for name, function in functions_of(module).items()
+    }
     return sorted(found.items())
 
 
@@ -53,13 +49,40 @@ def test_the_contract_is_there() -> None:
     assert stn_jax.transforms.thin_plate_spline(control_points=(4, 4)).num_params == 32
 
 
+@pytest.mark.parametrize("name", [found.name for found in pkgutil.iter_modules(stn_jax.__path__)])
+def test_a_module_is_public_or_its_functions_are(name: str) -> None:
+    """What has no underscore is promised, under its own name or by `stn_jax` itself."""
+    if name[0] != "_" and name not in stn_jax.__all__:
+        assert {*functions_of(importlib.import_module(f"stn_jax.{name}"))} <= {*stn_jax.__all__}
+
+
+def test_what_is_public_is_there() -> None:
+    for module in MODULES:
+        for name in getattr(module, "__all__", ()):
+            assert hasattr(module, name)
+    assert {"stn_jax.contrast", "stn_jax.population"} <= {module.__name__ for module in MODULES}
+    assert {"stn_jax.extrusion.extruded", "stn_jax.nn.layers.max_pool"} <= {n for n, _ in FUNCTIONS}
+
+
+def section(documentation: str, title: str) -> str:
+    """What stands under a title, up to the next line that is not indented."""
+    found = re.search(rf"^{title}:\n((?: .*\n|\n)+)", documentation + "\n", re.MULTILINE)
+    return found[1] if found else ""
+
+
 @names
-def test_documented_and_annotated(name: str, function: types.FunctionType) -> None:
+def test_documented(name: str, function: types.FunctionType) -> None:
     documentation, signature = inspect.getdoc(function), inspect.signature(function)
     assert documentation
-    _, _, arguments = documentation.partition("Args:\n")
-    said = re.findall(r"^ +((?:\w+, )*\w+):", arguments, re.MULTILINE)
-    assert {*signature.parameters} <= {name for names in said for name in names.split(", ")}
+    said = re.findall(r"^ {4}((?:\w+, )*\w+): \S", section(documentation, "Args"), re.MULTILINE)
+    assert {n for names in said for n in names.split(", ")} == {*signature.parameters}
+    if signature.return_annotation is not None:
+        assert section(documentation, "Returns").strip()
+
+
+@names
+def test_annotated(name: str, function: types.FunctionType) -> None:
+    signature = inspect.signature(function)
     assert signature.return_annotation is not inspect.Signature.empty
     for parameter in signature.parameters.values():
         assert parameter.annotation is not inspect.Parameter.empty, parameter.name

@@ -139,6 +139,19 @@ def test_empty_boxes_have_nothing_in_common() -> None:
     assert np.isfinite(jax.grad(iou)(empty, empty)).all()
 
 
+def test_other_overlaps_are_the_bare_quotient() -> None:
+    first, second = boxes(200), boxes(200)
+    sides = np.maximum(0, np.minimum(first, second)[:, 2:] - np.maximum(first, second)[:, :2])
+    areas = [np.prod(each[:, 2:] - each[:, :2], axis=1) for each in (first, second)]
+    common = np.prod(sides, axis=1)
+    np.testing.assert_array_equal(iou(first, second), common / (areas[0] + areas[1] - common))
+
+
+def test_the_centre_is_of_floating_weights(unchecked: None) -> None:
+    with pytest.raises(ValueError, match="weights must be of a floating dtype; got int32"):
+        centre_of_mass(jnp.ones((2, 2), jnp.int32))
+
+
 def test_a_patch_is_of_an_image_with_channels(unchecked: None) -> None:
     with pytest.raises(ValueError, match=r"image must have shape \[h, w, c\]; got \[8, 8\]"):
         random_patch(jax.random.key(0), jnp.ones((8, 8)), (4, 4))

@@ -82,6 +82,22 @@ def test_p_moves_corners_by_sigma() -> None:
     assert abs(moved.std() - 2.0) < 0.1
 
 
+def test_p_keeps_corners_before_the_horizon_where_shifts_are_small() -> None:
+    """The shares of draws that `draw_p` says."""
+
+    @jax.jit
+    @jax.vmap
+    def behind(sigma_px: jax.Array) -> jax.Array:
+        draw = functools.partial(distortions.draw_p, image_shape=SHAPE, sigma_px=sigma_px)
+        thetas = jax.vmap(lambda key: draw(key))(jax.random.split(KEYS[0], 5000))
+        corners = jnp.asarray([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+        depths = jnp.matmul(thetas[:, 6:], corners.T, precision="highest") + 1
+        return jnp.mean(jnp.any(depths < 1e-3, axis=1))
+
+    shares = behind(jnp.asarray([5.0, 7.0, 10.0]))
+    assert np.all(np.abs(shares - np.asarray([0.0009, 0.022, 0.143])) < [0.002, 0.008, 0.02])
+
+
 def test_e_moves_control_points_by_sigma() -> None:
     draw = functools.partial(distortions.draw_e, scale=(0.8, 0.8), sigma_px=1.5)
     thetas = jax.jit(jax.vmap(lambda key: draw(key, SHAPE)))(KEYS)
@@ -122,10 +138,11 @@ def test_tc_without_others_is_t() -> None:
     )
 
 
-@pytest.mark.parametrize("crop_size", [0, 29])
+@pytest.mark.parametrize("crop_size", [0, 29, 2.5, math.nan, "6", None])
 def test_tc_errors(crop_size: int, unchecked: None) -> None:
     others = jnp.ones((2, *SHAPE, 1))
-    with pytest.raises(ValueError, match="crop_size must be between 1 and 28"):
+    allowed = "crop_size must be a whole number between 1 and 28; got"
+    with pytest.raises(ValueError, match=f"{allowed} {crop_size!r}"):
         distortions.tc(KEYS[0], BLOB, others, crop_size=crop_size)
     with pytest.raises(ValueError, match=r"others must have shape \[crops, h, w, 1\]"):
         distortions.tc(KEYS[0], BLOB, jnp.ones((2, *SHAPE, 3)))
@@ -146,9 +163,15 @@ def test_strengths_may_be_traced(unchecked: None) -> None:
         return (
             distortions.r(KEYS[0], BLOB, max_angle_rad=strength),
             distortions.p(KEYS[0], BLOB, scale=(strength, 1.0), sigma_px=strength),
+            distortions.jitter(KEYS[0], BLOB, max_scale=1 + strength, sigma_px=strength),
         )
 
     assert all(np.isfinite(each).all() for each in distort(0.5))
+    scales = jnp.asarray([1.0, 1.5])
+    draw = functools.partial(distortions.draw_jitter, KEYS[0], SHAPE)
+    thetas = jax.vmap(lambda scale: draw(max_scale=scale))(scales)
+    for theta, scale in zip(thetas, (1.0, 1.5), strict=True):
+        np.testing.assert_allclose(theta, draw(max_scale=scale), atol=1e-6)
 
 
 OTHERS = jnp.ones((2, *SHAPE, 1))
@@ -162,6 +185,10 @@ OTHERS = jnp.ones((2, *SHAPE, 1))
         ("rts", {"max_angle_rad": "1"}, "max_angle_rad must be finite and at least 0; got '1'"),
         ("p", {"sigma_px": -1.0}, "sigma_px must be finite and at least 0; got -1.0"),
         ("e", {"sigma_px": math.inf}, "sigma_px must be finite and at least 0; got inf"),
+        *(
+            ("jitter", {"max_scale": each}, f"max_scale must be finite and at least 1; got {each}")
+            for each in (-1.0, 0, math.inf)
+        ),
         ("jitter", {"max_scale": 0.9}, "max_scale must be finite and at least 1; got 0.9"),
         ("jitter", {"max_scale": float("nan")}, "max_scale must be finite and at least 1; got nan"),
         ("jitter", {"max_shift_px": -1.0}, "max_shift_px must be finite and at least 0; got -1.0"),

@@ -65,6 +65,29 @@ def test_a_similarity_before_is_composed_with_the_pose(
     np.testing.assert_allclose(pose(through), composed, atol=1e-10)
 
 
+def test_a_mirror_has_no_scale() -> None:
+    mirror = jnp.asarray([-1.0, 0, 0, 0, 1, 0])
+    assert float(poses.pose_at_centre(mirror, affine, (28, 20))[1]) == -np.inf
+
+
+def test_errors(unchecked: None) -> None:
+    one, volume = jnp.asarray([0.5]), transforms.affine_3d.identity
+    of_two = "must be 2 non-negative integers; got"
+    for shape in [(28, 28, 1), (28,), 28, (2.5, 3)]:
+        with pytest.raises(ValueError, match=f"input_shape {of_two}"):
+            poses.pose_at_centre(one, transforms.rotation, shape)
+        with pytest.raises(ValueError, match=f"output_shape {of_two}"):
+            poses.pose_at_centre(one, transforms.rotation, SHAPE, output_shape=shape)
+        with pytest.raises(ValueError, match=f"input_shape {of_two}"):
+            poses.affine_from_pose(jnp.zeros(4), shape, SHAPE)
+        with pytest.raises(ValueError, match=f"output_shape {of_two}"):
+            poses.affine_from_pose(jnp.zeros(4), SHAPE, shape)
+    with pytest.raises(ValueError, match=r"transform must be planar; got Transform\('affine_3d'"):
+        poses.pose_at_centre(volume, transforms.affine_3d, (8, 8, 8))
+    with pytest.raises(ValueError, match=r"transform must be one of stn_jax.transforms"):
+        poses.pose_at_centre(one, None, SHAPE)
+
+
 def test_the_nearest_similarity_of_a_shear_is_the_least_squares_one(x64: None) -> None:
     theta = jnp.asarray(NEAR["affine"][1])
     angle, log_scale, *_ = poses.pose_at_centre(theta, affine, (8, 8))

@@ -200,5 +200,8 @@ def is_localisation(path: Sequence[Any]) -> bool:
 
     Args:
         path: keys from the root, as `jax.tree_util.tree_map_with_path` gives them.
+
+    Returns:
+        Whether it does, for `stn_jax.training.scale_updates`.
     """
     return any("localisation" in str(getattr(entry, "key", entry)).lower() for entry in path)
