@@ -242,7 +242,7 @@ def take(data: Batch, indices: Int[Array, " b"]) -> Batch:
 
     Args:
         data: arrays with one leading axis of examples.
-        indices: which; those beyond the end would be NaN.
+        indices: which; those beyond the end would be filled up, floats with NaN.
 
     Returns:
         The same arrays, `[b, ...]`.
@@ -251,7 +251,7 @@ def take(data: Batch, indices: Int[Array, " b"]) -> Batch:
 
 
 def _num_examples(data: Batch) -> int:
-    """The size of the leading axis, which all arrays must share: `take` would fill up with NaN."""
+    """The size of the leading axis, which all arrays must share: `take` would fill them up."""
     leaves = jax.tree_util.tree_leaves_with_path(data)
     shapes = {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in leaves}
     if len({shape[:1] for shape in shapes.values()}) > 1 or () in shapes.values():

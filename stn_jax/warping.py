@@ -244,18 +244,18 @@ def straighten(
         output_shape=made,
         align_corners=align_corners,
     )
-    scales = [size / size_seen for size, size_seen in zip(full[:-1], seen, strict=True)][::-1]
-
-    def in_image(pixel: Any, scale: float) -> Any:
-        """A coordinate of the image that was seen, or an array of them, in this one."""
-        return (pixel + 0.5) * scale - 0.5
-
-    planes = [in_image(points[..., i], scale) for i, scale in enumerate(scales)]
-    bounds = []  # this image mirrors where the one that was seen did
-    for size, scale in zip(reversed(seen), scales, strict=True):
-        low, high = pixel_bounds(size, align_corners=align_corners)
-        bounds.append((in_image(low, scale), in_image(high, scale)))
+    planes, bounds = [], []
+    for i, (size_seen, size) in enumerate(zip(reversed(seen), reversed(full[:-1]), strict=True)):
+        planes.append(_resized(points[..., i], size_seen, size))
+        # The image mirrors where the one that was seen did.
+        low, high = pixel_bounds(size_seen, align_corners=align_corners)
+        bounds.append((_resized(low, size_seen, size), _resized(high, size_seen, size)))
     return sample(image, planes, bounds, mode=mode, padding_mode=padding_mode, fill=fill)
+
+
+def _resized(pixels: Any, size_seen: int, size: int) -> Any:
+    """Pixel coordinates on an axis once it is resized, outer edges to outer edges."""
+    return (pixels + 0.5) * (size / size_seen) - 0.5
 
 
 def warp_points(

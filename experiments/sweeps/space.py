@@ -360,9 +360,9 @@ def check(space: Space, base: Config, preset: str) -> None:
         given = configuration.replace(base, {name: configuration.setting(defaults, name)})
         if given != base:
             raise ConfigError(f"{flag(name)} must be left out, since {where} searches it")
-        idle = [idle_beside(configuration.replace(base, each), name) for each in others]
-        if all(idle) and idle[0]:
-            other, values = idle[0]
+        idle = idle_beside(base, name)
+        if idle and not any(is_meant(configuration.replace(base, each), name) for each in others):
+            other, values = idle
             raise ConfigError(f"{where}: is meant for {flag(other)} {', '.join(values)}")
         for value in dimension.extremes():
             tried = [_fault(configuration.replace(base, each | {name: value})) for each in others]

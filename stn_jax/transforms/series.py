@@ -7,13 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stn_jax._types import Array
-from stn_jax.transforms.base import (
-    Transform,
-    as_points,
-    as_theta,
-    check_transform,
-    constant,
-)
+from stn_jax.transforms.base import Transform, as_points, as_theta, check_transform, constant
 
 
 def series(transform: Transform, count: int) -> Transform:
