@@ -55,10 +55,11 @@ def start(compiled: pathlib.Path) -> Iterator[Start]:
         ahead.append(waiting())
         began = time.monotonic()
         try:
-            process.communicate(json.dumps(arguments) + "\n", timeout=seconds)
+            _, said = process.communicate(json.dumps(arguments) + "\n", timeout=seconds)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.communicate()
+            _, said = process.communicate()
+        print(said)  # for who reads of a failure
         return process.returncode, time.monotonic() - began
 
     with contextlib.ExitStack() as processes:

@@ -376,8 +376,8 @@ def test_warmup_rises_from_zero_and_leaves_the_schedule_the_rest(schedule: str) 
     [
         (
             "--distortion tc --crop-size 40",
-            "--distortion tc does not fit images of shape [28, 28, 1]: --crop-size must be between "
-            "1 and 28; got 40",
+            "--distortion tc does not fit images of shape [28, 28, 1]: --crop-size must be a whole "
+            "number between 1 and 28; got 40",
         ),
         (
             "--distortion t --canvas 27",

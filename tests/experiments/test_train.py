@@ -64,7 +64,11 @@ def test_another_seed_is_another_run(
             2,
             "--model st_fcn with --pool 10 and no --output-size does not fit images",
         ),
-        (["--distortion", "tc", "--crop-size", "10"], 2, "--crop-size must be between 1 and 9"),
+        (
+            ["--distortion", "tc", "--crop-size", "10"],
+            2,
+            "--crop-size must be a whole number between 1 and 9",
+        ),
     ],
 )
 def test_what_does_not_fit_the_data_leaves_nothing(
