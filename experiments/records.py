@@ -54,6 +54,20 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def remove_unwritten(path: pathlib.Path) -> None:
+    """Removes what `write_atomically` left beside `path` when its process was killed.
+
+    Nobody may be writing it.
+
+    Raises:
+        RunError: if it cannot be removed.
+    """
+    with writing(path):
+        for temporary in path.parent.glob(f".{path.name}.*"):
+            if temporary.suffix[1:].isdecimal():
+                temporary.unlink()
+
+
 def to_json(values: Any, indent: int | None = None) -> str:
     """JSON, in which a number that is not finite is null: JSON has no NaN."""
     return json.dumps(_finite(values), indent=indent, allow_nan=False)

@@ -18,6 +18,7 @@ from experiments.records import (
     read_config,
     read_lines,
     read_summary,
+    remove_unwritten,
     write_json,
     writing,
 )
@@ -145,6 +146,7 @@ def claim(folder: pathlib.Path, config: Config) -> dict[str, Any] | None:
     """
     resume = config.run.resume
     if not (folder / "config.json").exists():
+        remove_unwritten(folder / "config.json")
         others = sorted(entry.name for entry in folder.iterdir() if entry.name != "lock")
         if others:
             raise RunError(f"{folder}: is not a run folder and not empty; it holds {others[0]}")

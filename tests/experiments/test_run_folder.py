@@ -132,6 +132,16 @@ def test_resume_auto_starts_a_run() -> None:
     assert pathlib.Path("run/config.json").exists()
 
 
+@pytest.mark.parametrize("resume", ["never", "auto"])
+def test_killed_while_its_settings_were_written(resume: str) -> None:
+    """Nothing of them is there but what was to become the file."""
+    pathlib.Path("run").mkdir()
+    pathlib.Path("run/.config.json.123").write_bytes(b"{")
+    assert train.main(["--run-dir", "run", "--resume", resume]) == 0
+    assert pathlib.Path("run/config.json").exists()
+    assert not pathlib.Path("run/.config.json.123").exists()
+
+
 def test_a_finished_run_is_reported_as_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
