@@ -12,6 +12,7 @@ import tyro
 
 from experiments.config import ConfigError, OptionalInt, OptionalStr
 from experiments.exits import exit_code
+from experiments.records import RunError
 from experiments.tables import cells as tables
 from experiments.tables.cells import Budget, TableName
 
@@ -46,8 +47,8 @@ class Options:
     data_dir: OptionalStr = None
     """Folder with the data, as for experiments.train."""
     again: bool = False
-    """Train anew what is finished already; its records are kept beside the new ones. Killed, it
-    continues without this flag."""
+    """Train anew what is finished already, or of other settings, or damaged; its records are kept
+    beside the new ones. Killed, it continues without this flag."""
     figures: bool = True
     """Draw the pictures of each run."""
     diagnostics: bool = False
@@ -78,9 +79,10 @@ def _run(arguments: list[str]) -> None:
 
     folder = pathlib.Path(options.run_dir).expanduser() / options.budget
     at_once = options.at_once or _at_once(seeds)
+    wanted = list(runner.runs(selected, folder, seeds, at_once))
     with _compiling(quickly=options.budget == "quick"):
-        held = runner.train_all(
-            runner.runs(selected, folder, seeds, at_once),
+        left = runner.train_all(
+            wanted,
             command=shlex.join([*PROGRAM.split(), *arguments]),
             data_dir=options.data_dir,
             again=options.again,
@@ -88,9 +90,17 @@ def _run(arguments: list[str]) -> None:
             diagnostics=options.diagnostics,
             at_once=at_once,
         )
-    print(f"{options.table}: {len(selected) * seeds - len(held)} runs are finished in {folder}")
-    if held:
-        print(f"{len(held)} runs are going on in other processes; the same command looks again")
+    diverged = sum((run.folder / runner.DIVERGED).exists() for run in wanted)
+    finished = len(wanted) - len(left.held) - len(left.in_the_way)
+    print(
+        f"{options.table}: {finished} of {len(wanted)} runs are finished in {folder}"
+        + f", {diverged} of them diverged" * bool(diverged)
+    )
+    if left.held:
+        print(f"other processes hold {len(left.held)} runs; the same command looks again")
+    if left.in_the_way:
+        places = ", ".join(str(run.folder) for run in left.in_the_way)
+        raise RunError(f"left out, unless with --again: {places}")
 
 
 @contextlib.contextmanager

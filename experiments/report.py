@@ -20,7 +20,7 @@ class Options:
     """Write tables and pictures from the runs of `python -m experiments.paper`.
 
     RESULTS/TABLE.json, TABLE.md and pictures/CELL.png. Of what there is no run here, they keep
-    what they held before.
+    what they held before. Tables that share a cell are written together.
     """
 
     tables: Annotated[tuple[TableName, ...], tyro.conf.Positional] = ()
@@ -46,17 +46,21 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> None:
     options = tyro.cli(Options, prog=PROGRAM, description=Options.__doc__, args=arguments)
     runs = pathlib.Path(options.run_dir).expanduser() / options.budget
-    if not runs.is_dir():
+    results = pathlib.Path(options.results).expanduser()
+    wanted = options.tables or tuple(TABLES)
+    # What is known already can be written again without any run.
+    if not (runs.is_dir() or any((results / f"{table}.json").exists() for table in wanted)):
         raise RunError(f"{runs}: not found, so there are no runs of --budget {options.budget}")
 
     from experiments.tables import writing  # which imports JAX
 
-    results = pathlib.Path(options.results).expanduser()
     places = writing.Places(options.budget, runs, results, options.data_dir, options.figures)
-    wanted = options.tables or tuple(TABLES)
-    written = [writing.write(table, places) for table in wanted]
-    if not any(written):
+    written = [writing.write(table, places) for table in writing.with_shared(wanted, places)]
+    if not any(each.known for each in written):
         raise RunError(f"{runs}: holds no run that ended of {', '.join(wanted)}")
+    undrawn = [why for each in written for why in each.undrawn]
+    if undrawn:
+        raise RunError(f"{undrawn[0]}; written without {len(undrawn)} pictures")
 
 
 if __name__ == "__main__":

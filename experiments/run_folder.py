@@ -25,7 +25,16 @@ from experiments.records import (
 
 
 class InUseError(RunError):
-    """A run folder that another process holds."""
+    """A run folder that another process holds.
+
+    Args:
+        folder: the folder.
+        holder: who holds it.
+    """
+
+    def __init__(self, folder: pathlib.Path, holder: str) -> None:
+        super().__init__(f"{folder}: in use by {holder}")
+        self.folder = folder
 
 
 def choose(config: Config, preset: str) -> pathlib.Path:
@@ -98,7 +107,7 @@ def _locked(folder: pathlib.Path) -> tuple[BinaryIO, set[pathlib.Path]]:
             except BlockingIOError:
                 file.seek(0)
                 holder = file.read().decode(errors="replace").strip() or "another process"
-                raise InUseError(f"{folder}: in use by {holder}") from None
+                raise InUseError(folder, holder) from None
             except OSError as error:
                 raise RunError(f"{folder}: cannot be locked: {error.strerror}") from error
             # Whoever held it may have removed the file since it was opened: others would then lock

@@ -446,7 +446,7 @@ def select(table: TableName, budget: Budget, patterns: Sequence[str]) -> list[Ce
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in cells):
             names = ", ".join(cell.name for cell in cells)
-            raise ConfigError(f"--cells must match cells of {table}: {names}; got {pattern}")
+            raise ConfigError(f"--cells: {table} has no {pattern!r}; its cells are {names}")
     return [
         cell
         for cell in cells

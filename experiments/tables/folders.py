@@ -1,18 +1,23 @@
 """Reads what runs came to from their folders, `RUN_DIR/BUDGET/CELL/seed-K`. No JAX."""
 
-import dataclasses
 import pathlib
 import re
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import config as configuration
-from experiments.colocalisation_settings import Settings, differences
-from experiments.records import RunError, read_config, read_json
+from experiments.records import RunError
 from experiments.tables import runner
 from experiments.tables.cells import Cell
-from experiments.tables.results import DIGITS, Result, Run, fingerprint, joined
+from experiments.tables.results import (
+    DIGITS,
+    Result,
+    Run,
+    fingerprint,
+    in_one,
+    joined,
+    versions_in_one,
+)
 
 
 class Ended(NamedTuple):
@@ -51,11 +56,10 @@ def collect(
             remarks.append(f"left out: {cell.name}: what was known is of other settings")
             before = None
         result = joined(found, before)
-        if found is not None and result is not found and before is not None:
-            remarks.append(
-                f"{cell.name}: the {len(before.runs)} runs that were known are kept; "
-                f"{folder / cell.name} holds {len(found.runs)}"
-            )
+        if found is not None and result is not None and result is not found:
+            here = {run.seed for run in found.runs}
+            kept = ", ".join(str(run.seed) for run in result.runs if run.seed not in here)
+            remarks.append(f"{cell.name}: of seeds {kept} is kept what was known")
         if result is not None:
             results[cell.name] = result
     return results, remarks
@@ -94,7 +98,7 @@ def ended(cell: Cell, folder: pathlib.Path) -> tuple[list[Ended], list[str]]:
         summary = runner.outcome(path)
         if summary is None:
             continue
-        other = _differences(cell, seed, path)
+        other = runner.differences(runner.Run(cell, seed, path))
         if other:
             remarks.append(f"left out: {path}: the cell has other settings: {', '.join(other)}")
         elif (path / runner.DIVERGED).exists():
@@ -103,15 +107,6 @@ def ended(cell: Cell, folder: pathlib.Path) -> tuple[list[Ended], list[str]]:
             _check(path / "summary.json", summary)
             found.append(Ended(seed, path, summary))
     return found, remarks
-
-
-def _differences(cell: Cell, seed: int, folder: pathlib.Path) -> list[str]:
-    """How the settings of a run differ from those of its cell."""
-    if isinstance(cell.config, Settings):
-        recorded = read_json(folder / "config.json")
-        return differences(recorded, dataclasses.replace(cell.config, seed=seed))
-    wanted = configuration.replace(cell.config, {"seed": seed})
-    return configuration.differences(read_config(folder), wanted)
 
 
 def _seeds(folder: pathlib.Path) -> list[tuple[int, pathlib.Path]]:
@@ -139,6 +134,18 @@ def _check(path: pathlib.Path, summary: Mapping[str, Any]) -> None:
         if not (missing_is_fine or isinstance(value, kind)):
             expected = " or ".join(each.__name__ for each in kind)
             raise RunError(f"{path}: {name} must be of type {expected}; got {value!r}")
+    for package, version in summary["versions"].items():
+        if not isinstance(version, str):
+            raise RunError(f"{path}: versions must be texts; got {version!r} of {package}")
+    try:
+        without_places(summary["command"])
+    except ValueError as error:
+        raise RunError(f"{path}: command must be one of a shell: {error}") from error
+    try:
+        _per_digit(summary)
+    except (TypeError, KeyError) as error:
+        found = summary["per_digit"]
+        raise RunError(f"{path}: per_digit must list each success; got {found!r}") from error
 
 
 def measured(run: Ended) -> Run:
@@ -162,23 +169,14 @@ def _origin(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How runs were made, by the names of a result's fields."""
     if not summaries:
         return {}
-    packages = dict.fromkeys(name for summary in summaries for name in summary["versions"])
     return {
         "num_params": summaries[0]["num_params"],
         "epochs": summaries[0]["epochs"],
-        "device": _joined(summary["device"] for summary in summaries),
-        "command": _joined(without_places(summary["command"]) for summary in summaries),
-        "versions": {
-            name: _joined(summary["versions"].get(name) for summary in summaries)
-            for name in packages
-        },
-        "git_commit": _joined(summary["git_commit"] for summary in summaries),
+        "device": in_one(summary["device"] for summary in summaries),
+        "command": in_one(without_places(summary["command"]) for summary in summaries),
+        "versions": versions_in_one([summary["versions"] for summary in summaries]),
+        "git_commit": in_one(summary["git_commit"] for summary in summaries),
     }
-
-
-def _joined(texts: Iterable[str | None]) -> str | None:
-    """The different ones of some texts, in one."""
-    return "; ".join(dict.fromkeys(text for text in texts if text is not None)) or None
 
 
 def without_places(command: str) -> str:

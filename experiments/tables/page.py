@@ -29,7 +29,7 @@ Network = tuple[str, str | None, str | None]
 
 
 def page(
-    table: TableName, budget: Budget, rows: Sequence[Row], pictures: Mapping[str, Picture]
+    table: TableName, budget: Budget, rows: Sequence[Row], pictures: Mapping[str, Picture | None]
 ) -> str:
     """The page of a table.
 
@@ -37,7 +37,7 @@ def page(
         table: its name.
         budget: of its runs. What is not of the paper's data is not compared with the paper.
         rows: all cells, with or without a result.
-        pictures: those there are, by the cell's name.
+        pictures: by the cell's name; None for one that is missing.
     """
     layout, comparable = LAYOUTS[table], budget != "quick"
     lines = [f"# {layout.title}", "", *_reading(layout, budget, comparable), ""]
@@ -49,10 +49,13 @@ def page(
     if layout.choices:
         lines += ["", "## Chosen where the paper is silent, or otherwise", ""]
         lines += [f"- {choice}" for choice in layout.choices]
-    shown = [row for row in rows if row.cell.name in pictures]
-    if shown:
+    drawn = {name: picture for name, picture in pictures.items() if picture is not None}
+    if drawn:
         lines += ["", "## What the transformers do", "", layout.caption]
-        lines += ["", *_pictured(shown, pictures)]
+        lines += ["", *_pictured([row for row in rows if row.cell.name in drawn], drawn)]
+        missing = [f"`{name}`" for name in pictures if name not in drawn]
+        if missing:
+            lines += ["", f"Not drawn where they were trained: {', '.join(missing)}."]
     return "\n".join([*lines, "", *_cells(rows)]) + "\n"
 
 
@@ -175,8 +178,9 @@ def _cells(rows: Sequence[Row]) -> list[str]:
         for row, result in known
     ]
     listed = [f"{place}. {origin}" for place, origin in enumerate(origins, start=1)]
+    seconds = "Seconds are of training, on a machine that may have had other work, too."
     origin = "Origins; a command is of its commit, and at another may train a cell otherwise:"
-    return ["## Cells", "", *table_head(columns), *lines, "", origin, "", *listed]
+    return ["## Cells", "", *table_head(columns), *lines, "", seconds, "", origin, "", *listed]
 
 
 def _values(row: Row, result: Result) -> list[str]:

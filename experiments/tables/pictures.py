@@ -15,7 +15,7 @@ from experiments import experiment as setup
 from experiments import gallery
 from experiments.checkpoints import SUFFIX
 from experiments.config import Data, DatasetName
-from experiments.datasets import Dataset
+from experiments.datasets import Dataset, DatasetError
 from experiments.records import RunError, read_config, write_atomically, writing
 from experiments.tables import folders
 from experiments.tables.cells import Cell, TableName
@@ -32,9 +32,14 @@ NETWORKS: Mapping[TableName, tuple[str, ...]] = {
     "transforms": ("st_fcn",),
     "ours": ("st_compact",),
     "gtsrb": ("1x_st_compact", "2x_st_compact", "3x_st_compact"),
+    "projection3d": ("st_projection_cnn",),
 }
 # Cells whose runs draw what there is to show, and the figure.
-DRAWN: Mapping[str, str] = {"colocalisation-tc": "windows.png"}
+DRAWN: Mapping[str, str] = {
+    "colocalisation-tc": "windows.png",
+    "projection3d-st_projection_cnn-affine_3d": "images.png",
+    "projection3d-st_projection_cnn-rigid_3d": "images.png",
+}
 OF = "Run"  # the text in a picture's file that names the run
 
 
@@ -44,7 +49,7 @@ def draw(
     results: pathlib.Path,
     runs: pathlib.Path,
     data_dir: str | None,
-) -> None:
+) -> list[str]:
     """Draws the pictures of a table's cells that are missing or outdated, of runs that are here.
 
     Args:
@@ -54,29 +59,40 @@ def draw(
         runs: RUN_DIR/BUDGET.
         data_dir: where data lie; None: where each run had them.
 
+    Returns:
+        Why some could not be drawn: a record or a checkpoint is damaged, or data cannot be had.
+
     Raises:
-        RunError: if a record or a checkpoint is damaged, or a picture cannot be written.
-        DatasetError: if the data cannot be had.
+        RunError: if a picture cannot be written.
     """
+    undrawn = []
     for row in rows:
         path = _path(results, row.cell)
         if row.result is None or not _is_pictured(table, row.cell) or _is_current(path, row.result):
             continue
-        drawn = _of_result(row.cell, row.result, runs, data_dir)
+        try:
+            drawn = _of_result(row.cell, row.result, runs, data_dir)
+        except (RunError, DatasetError) as error:
+            undrawn.append(str(error))
+            continue
         if drawn is not None:
             with writing(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, drawn)
+    return undrawn
 
 
-def existing(table: TableName, rows: Sequence[Row], results: pathlib.Path) -> dict[str, Picture]:
-    """The pictures there are of a table's cells that have a result, by the cell's name."""
-    return {
-        row.cell.name: Picture(f"{FOLDER}/{path.name}", _is_current(path, row.result))
-        for row in rows
-        if row.result is not None and _is_pictured(table, row.cell)
-        if (path := _path(results, row.cell)).exists()
-    }
+def existing(
+    table: TableName, rows: Sequence[Row], results: pathlib.Path
+) -> dict[str, Picture | None]:
+    """The pictures of a table's cells that have a result, by the cell's name; None if missing."""
+    found: dict[str, Picture | None] = {}
+    for row in rows:
+        if row.result is not None and _is_pictured(table, row.cell):
+            path = _path(results, row.cell)
+            picture = Picture(f"{FOLDER}/{path.name}", _is_current(path, row.result))
+            found[row.cell.name] = picture if path.exists() else None
+    return found
 
 
 def _is_pictured(table: TableName, cell: Cell) -> bool:
@@ -106,11 +122,10 @@ def _of_result(
     cell: Cell, result: Result, runs: pathlib.Path, data_dir: str | None
 ) -> bytes | None:
     """The picture of the first run of a result that is here and has what it takes, as a PNG."""
-    names = [_name(result, run) for run in result.runs]
     for run in folders.ended(cell, runs)[0]:
-        texts = {OF: _name(result, folders.measured(run))}
-        if run.summary is None or texts[OF] not in names:
+        if run.summary is None:
             continue
+        texts = {OF: _name(result, folders.measured(run))}
         figure = run.folder / "figures" / DRAWN.get(cell.name, "")
         if cell.name in DRAWN and figure.exists():
             return _copied(figure, texts)

@@ -1,7 +1,7 @@
 """What the runs of each cell came to, as values and in files. No JAX.
 
-A table's file keeps what is known of a cell until there are as many runs in a folder: trainings
-happen on several machines, and their folders do not travel with the code.
+A table's file keeps what is known of a cell's seeds until a folder holds these: trainings happen on
+several machines, and their folders do not travel with the code.
 """
 
 import hashlib
@@ -157,7 +157,7 @@ def read_known(
                     f"--results for those of {budget}"
                 )
             found = {entry["name"]: _from_entry(entry) for entry in document["cells"]}
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{path}: not the results of a table: {error}") from error
         for name, result in found.items():
             if name not in known or rank(name, result) > rank(name, known[name]):
@@ -169,8 +169,31 @@ _ORIGIN = ("num_params", "epochs", "device", "command", "versions", "git_commit"
 
 
 def _from_entry(entry: Mapping[str, Any]) -> Result:
+    """The result that a file holds.
+
+    Raises:
+        KeyError, TypeError, AttributeError: if it holds something else.
+    """
     runs = tuple(Run(**run) for run in entry["runs"])
-    return Result(runs, **{name: entry.get(name) for name in _ORIGIN})
+    result = Result(runs, **{name: entry.get(name) for name in _ORIGIN})
+    if not runs:
+        raise TypeError(f"{entry['name']} has no runs")
+    numbers = [value for run in runs for value in (*run._replace(per_digit=None), *_digits(run))]
+    _expect(int | float, [*numbers, result.num_params, result.epochs])
+    texts = (result.device, result.command, result.git_commit, result.settings)
+    _expect(str, [*texts, *(result.versions or {}).values()])
+    return result
+
+
+def _digits(run: Run) -> Sequence[float]:
+    return () if run.per_digit is None else run.per_digit
+
+
+def _expect(kind: Any, values: Iterable[Any]) -> None:
+    """Raises `TypeError` if a value is neither None nor of a type."""
+    for value in values:
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"expected {kind}; got {value!r}")
 
 
 def document(table: str, budget: Budget, rows: Iterable[Row]) -> dict[str, Any]:
@@ -206,13 +229,39 @@ def _entry(cell: Cell, result: Result, collapsed: int) -> dict[str, Any]:
 
 
 def joined(found: Result | None, known: Result | None) -> Result | None:
-    """The result to report, of what a folder holds and what was known: that of more runs.
-
-    Of as many, it is the folder's.
-    """
+    """The result to report, of what a folder holds and what was known: the folder's seeds count."""
     if found is None or known is None:
         return found or known
-    return found if len(found.runs) >= len(known.runs) else known
+    runs = {run.seed: run for run in (*known.runs, *found.runs)}
+    if len(runs) == len(found.runs):
+        return found
+    origin = {
+        name: in_one(getattr(each, name) for each in (known, found))
+        for name in ("device", "command", "git_commit")
+    }
+    versions = [each.versions for each in (known, found) if each.versions is not None]
+    return found._replace(
+        runs=tuple(runs[seed] for seed in sorted(runs)),
+        num_params=found.num_params or known.num_params,
+        epochs=found.epochs or known.epochs,
+        versions=versions_in_one(versions) or None,
+        **origin,
+    )
+
+
+_BETWEEN = "; "
+
+
+def in_one(texts: Iterable[str | None]) -> str | None:
+    """The different ones of some texts, each of which may be several, in one."""
+    parts = [part for text in texts if text is not None for part in text.split(_BETWEEN)]
+    return _BETWEEN.join(dict.fromkeys(parts)) or None
+
+
+def versions_in_one(versions: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The different versions of each package, in one text."""
+    packages = dict.fromkeys(name for each in versions for name in each)
+    return {name: in_one(each.get(name) for each in versions) or "" for name in packages}
 
 
 def fingerprint(cell: Cell) -> str:

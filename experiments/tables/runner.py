@@ -2,21 +2,31 @@
 
 A run lies in `RUN_DIR/BUDGET/CELL/seed-K`, and is one of `experiments.train`. Whoever comes to it
 takes its lock. A run that is finished is not trained again, one that was killed is continued, one
-that another process holds is left to that.
+that another process holds is left to that. One that is in the way, since its settings are not the
+cell's any more or its records are damaged, is left out and named, unless runs are wanted again.
 """
 
 import dataclasses
 import datetime
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import config as configuration
-from experiments import run_folder, train
+from experiments import run_folder, stopping, train
 from experiments.colocalisation_settings import Settings
+from experiments.colocalisation_settings import differences as colocalisation_differences
 from experiments.config import Config
-from experiments.records import read_json, read_summary, write_json
+from experiments.exits import fail
+from experiments.records import (
+    RunError,
+    read_config,
+    read_json,
+    read_summary,
+    write_json,
+    writing,
+)
 from experiments.run_folder import InUseError
 from experiments.stopping import Stopped
 from experiments.tables.cells import Cell
@@ -30,6 +40,18 @@ class Run(NamedTuple):
     cell: Cell
     seed: int
     folder: pathlib.Path
+
+
+class Left(NamedTuple):
+    """Runs that were wanted and are not finished.
+
+    Attributes:
+        held: those that other processes hold.
+        in_the_way: those whose folders hold what is not of their cell, or is damaged.
+    """
+
+    held: list[Run]
+    in_the_way: list[Run]
 
 
 def runs(
@@ -53,6 +75,20 @@ def outcome(folder: pathlib.Path) -> dict[str, Any] | None:
     return read_summary(folder)
 
 
+def differences(run: Run) -> list[str]:
+    """How the settings that a run's folder records differ from those of its cell.
+
+    Raises:
+        RunError: if there are none, or they are damaged.
+    """
+    config = run.cell.config
+    if isinstance(config, Settings):
+        recorded = read_json(run.folder / "config.json")
+        return colocalisation_differences(recorded, dataclasses.replace(config, seed=run.seed))
+    wanted = configuration.replace(config, {"seed": run.seed})
+    return configuration.differences(read_config(run.folder), wanted)
+
+
 def train_all(
     wanted: Iterable[Run],
     *,
@@ -62,14 +98,15 @@ def train_all(
     figures: bool = True,
     diagnostics: bool = False,
     at_once: int = 1,
-) -> list[Run]:
-    """Trains what is not finished; the runs that other processes hold.
+) -> Left:
+    """Trains what is not finished, and tells what it had to leave.
 
     Args:
         wanted: the runs, in order.
         command: of the records.
         data_dir: where data lie.
-        again: whether to train anew what was finished before this call; its records are set aside.
+        again: whether to train anew what was finished before this call, or is in the way; its
+            records are set aside.
         figures: whether each run draws pictures.
         diagnostics: whether each run measures how it answers to known moves.
         at_once: how many seeds of a cell, following each other in `wanted`, are one program.
@@ -78,29 +115,64 @@ def train_all(
         Stopped: by a signal.
         RunError: if a folder cannot be used.
     """
-    started, held = time.time(), []
+    started, left = time.time(), Left([], [])
     run_settings = {"data_dir": data_dir, "resume": "auto"}
     run_settings |= {"figures": figures, "diagnostics": diagnostics}
     for group in _groups(wanted, at_once):
-        left = []
+        unfinished = []
         for run in group:
-            if again:
-                _set_aside(run.folder, started)
-            if outcome(run.folder) is None:
-                left.append(run)
-            else:
-                print(f"{run.folder}: finished already", flush=True)
-        for program in _programs(left):
-            # Others may have finished some while a program before this one was training.
-            program = [run for run in program if outcome(run.folder) is None]
             try:
-                if program:
-                    _train(program, run_settings, command)
+                if again:
+                    _set_aside(run, started)
+                if _has_ended(run):
+                    print(f"{run.folder}: finished already", flush=True)
+                else:
+                    unfinished.append(run)
             except InUseError as error:
                 print(f"left out: {error}", flush=True)
-                held += program
-            except Stopped as stopped:
-                raise Stopped(stopped.number, "the same command continues") from None
+                left.held.append(run)
+            except _InTheWayError as error:
+                print(f"left out: {error}; --again sets it aside", flush=True)
+                left.in_the_way.append(run)
+        for program in _programs(unfinished):
+            left.held.extend(_train_free(program, run_settings, command))
+    return left
+
+
+class _InTheWayError(RunError):
+    """A run folder whose records are damaged, or not of its cell."""
+
+
+def _has_ended(run: Run) -> bool:
+    """Whether a run has ended.
+
+    Raises:
+        _InTheWayError: if its folder holds a run of other settings, or damaged records.
+    """
+    try:
+        ended = outcome(run.folder) is not None
+        other = differences(run) if ended or (run.folder / "config.json").exists() else []
+    except RunError as error:
+        raise _InTheWayError(str(error)) from error
+    if other:
+        raise _InTheWayError(f"{run.folder}: holds a run with other settings: {', '.join(other)}")
+    return ended
+
+
+def _train_free(program: list[Run], settings: Mapping[str, Any], command: str) -> list[Run]:
+    """Trains the runs of a program that no other process holds; the others."""
+    held = []
+    # Others may have finished some while a program before this one was training.
+    while program := [run for run in program if outcome(run.folder) is None]:
+        try:
+            _train(program, settings, command)
+            break
+        except InUseError as error:
+            print(f"left out: {error}", flush=True)
+            held += [run for run in program if run.folder == error.folder]
+            program = [run for run in program if run.folder != error.folder]
+        except Stopped as stopped:
+            raise Stopped(stopped.number, "the same command continues") from None
     return held
 
 
@@ -136,7 +208,7 @@ def _programs(group: list[Run]) -> list[list[Run]]:
     return [*([run] for run in alone), *filter(None, (begun, fresh))]
 
 
-def _train(group: list[Run], settings: dict[str, Any], command: str) -> None:
+def _train(group: list[Run], settings: Mapping[str, Any], command: str) -> None:
     """Trains runs of one cell in one program; those that diverge leave a record of it."""
     first = group[0]
     if isinstance(first.cell.config, Settings):
@@ -151,7 +223,7 @@ def _train(group: list[Run], settings: dict[str, Any], command: str) -> None:
 
     def configured(run: Run) -> Config:
         assert isinstance(run.cell.config, Config)  # a cell's runs are of one kind
-        own = settings | {"seed": run.seed, "run_dir": str(run.folder)}
+        own = {**settings, "seed": run.seed, "run_dir": str(run.folder)}
         return configuration.replace(run.cell.config, own)
 
     def record(index: int, error: train.DivergedError) -> None:
@@ -178,15 +250,40 @@ def _record_diverged(run: Run, config: dict[str, Any], error: train.DivergedErro
 def _colocalise(run: Run, settings: Settings, command: str) -> None:
     from experiments import colocalisation
 
-    with run_folder.lock(run.folder):
+    def abandon(number: int) -> None:
+        remove_start()
+        fail(Stopped(number), 0)
+
+    with run_folder.lock(run.folder) as remove_start, stopping.listening(abandon):
         print(f"{run.cell.name}: run folder {run.folder}", flush=True)
         summary = colocalisation.run(settings, run.folder, command)
     print(f"test error {summary['test_error']:.2f} %, {summary['num_params']:,} parameters")
 
 
-def _set_aside(folder: pathlib.Path, started: float) -> None:
-    """Renames a folder whose run was finished at a time."""
-    ends = [folder / name for name in ("summary.json", DIVERGED)]
+def _set_aside(run: Run, started: float) -> None:
+    """Renames the folder of a run that was finished at a time, or that is in the way.
+
+    Raises:
+        InUseError: if another process holds it.
+        RunError: if it cannot be renamed.
+    """
+    if not run.folder.exists():
+        return
+    with run_folder.lock(run.folder):
+        if _is_over(run, started):
+            now = datetime.datetime.now()
+            aside = run.folder.with_name(f"{run.folder.name}-until-{now:%Y%m%d-%H%M%S-%f}")
+            with writing(aside):
+                run.folder.rename(aside)
+
+
+def _is_over(run: Run, started: float) -> bool:
+    """Whether a run was finished at a time, or is in the way."""
+    ends = [run.folder / name for name in ("summary.json", DIVERGED)]
     if any(end.exists() and end.stat().st_mtime < started for end in ends):
-        now = datetime.datetime.now()
-        folder.rename(folder.with_name(f"{folder.name}-until-{now:%Y%m%d-%H%M%S-%f}"))
+        return True
+    try:
+        _has_ended(run)
+    except _InTheWayError:
+        return True
+    return False

@@ -1,6 +1,7 @@
 """Writes the files of each table: TABLE.json, TABLE.md and pictures of its cells."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments.records import write_atomically, write_json, writing
@@ -28,29 +29,58 @@ class Places(NamedTuple):
     figures: bool
 
 
-def write(table: TableName, places: Places) -> bool:
-    """Writes the files of a table; whether there is any result to write.
+class Written(NamedTuple):
+    """What became of a table.
+
+    Attributes:
+        known: how many of its cells have a result; without any, nothing was written.
+        undrawn: why pictures could not be drawn; numbers and page are written without them.
+    """
+
+    known: int
+    undrawn: list[str]
+
+
+def with_shared(names: Sequence[TableName], places: Places) -> list[TableName]:
+    """The tables, and those that are written already and share a cell with them, or with these.
+
+    A cell has one result, which must not be another's in another table.
+    """
+    found = list(names)
+    for name in found:  # which grows
+        own = {cell.name for cell in tables.TABLES[name](places.budget)}
+        found += [
+            other
+            for other in tables.TABLES
+            if other not in found and (places.results / f"{other}.json").exists()
+            if own & {cell.name for cell in tables.TABLES[other](places.budget)}
+        ]
+    return found
+
+
+def write(table: TableName, places: Places) -> Written:
+    """Writes the files of a table, if any result of it is known.
 
     Raises:
         RunError: if a record is damaged or a file cannot be written.
-        DatasetError: if the data for pictures cannot be had.
     """
     rows, remarks = _rows(table, places)
+    for remark in remarks:
+        print(remark)
     known = [row for row in rows if row.result is not None]
     if not known:
-        return False
+        return Written(0, [])
     with writing(places.results):
         places.results.mkdir(parents=True, exist_ok=True)
     json, markdown = (places.results / f"{table}.{end}" for end in ("json", "md"))
     write_json(json, results.document(table, places.budget, rows))
+    undrawn = []
     if places.figures:
-        pictures.draw(table, known, places.results, places.runs, places.data_dir)
+        undrawn = pictures.draw(table, known, places.results, places.runs, places.data_dir)
     text = page(table, places.budget, rows, pictures.existing(table, known, places.results))
     write_atomically(markdown, text.encode())
-    for remark in remarks:
-        print(remark)
     print(f"{table}: {len(known)} of {len(rows)} cells in {markdown}")
-    return True
+    return Written(len(known), undrawn)
 
 
 def _rows(table: TableName, places: Places) -> tuple[list[results.Row], list[str]]:

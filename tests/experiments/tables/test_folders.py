@@ -76,6 +76,10 @@ def test_what_was_known_of_other_settings_is_left_out_and_named(tmp_path: pathli
         ({"device": None}, "device"),
         ({"versions": []}, "versions"),
         ({"command": 7}, "command"),
+        ({"command": "python 'x"}, "command"),
+        ({"versions": {"python": 3}}, "versions"),
+        ({"per_digit": 5}, "per_digit"),
+        ({"per_digit": [{}]}, "per_digit"),
     ],
 )
 def test_a_damaged_summary_is_named(
@@ -84,7 +88,7 @@ def test_a_damaged_summary_is_named(
     made.run(tmp_path, NAME)
     path = tmp_path / NAME / "seed-0" / "summary.json"
     made.change(path, **values)
-    with pytest.raises(RunError, match=f"^{re.escape(str(path))}: {named} must be of type "):
+    with pytest.raises(RunError, match=f"^{re.escape(str(path))}: {named} must "):
         folders.read_result(CELL, tmp_path)
     path.write_text("{")
     with pytest.raises(RunError, match=f"^{re.escape(str(path))}: cannot be read as JSON"):
@@ -106,11 +110,11 @@ def test_what_folders_hold_is_joined_with_what_is_known(tmp_path: pathlib.Path) 
     known = {NAME: two, "r-cnn": one, "r-fcn": one}
     wanted = [made.CELLS[name] for name in (NAME, "r-cnn", "r-fcn", "p-cnn")]
     found, remarks = folders.collect(wanted, tmp_path, known)
-    assert found[NAME] == two
+    assert found[NAME].errors == [1.0, 6.0]
     assert found["r-cnn"].errors == [2.0]
     assert found["r-fcn"] == one
     assert "p-cnn" not in found
-    assert remarks == [f"{NAME}: the 2 runs that were known are kept; {tmp_path / NAME} holds 1"]
+    assert remarks == [f"{NAME}: of seeds 1 is kept what was known"]
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,16 @@ def test_pictures_stand_where_errors_do() -> None:
     ]
 
 
+def test_pictures_that_are_missing_are_named() -> None:
+    picture = pages.Picture("of/r-st_cnn-affine.png", current=True)
+    found = rows("table1", {"r-st_cnn-affine": result(1.0)})
+    pictures = {"r-st_cnn-affine": picture, "p-st_cnn-affine": None}
+    said = "Not drawn where they were trained: `p-st_cnn-affine`."
+    assert said in pages.page("table1", "standard", found, pictures)
+    for others in ({"r-st_cnn-affine": picture}, {"p-st_cnn-affine": None}):
+        assert "Not drawn" not in pages.page("table1", "standard", found, others)
+
+
 def test_a_single_picture_takes_no_table() -> None:
     lines = pictured("colocalisation", {"colocalisation-tc": True})
     assert lines[-2] == "![colocalisation-tc](of/colocalisation-tc.png)"

@@ -80,10 +80,11 @@ def test_what_is_known_from_elsewhere_is_kept(
     capsys.readouterr()
     assert write("table1") == 0
     after = entries(out / "table1.json")
-    assert {name: after[name] for name in before} == before
+    assert after["p-cnn"] == before["p-cnn"]
+    assert after["r-cnn"]["test_error_mean"] == 5.5
     assert after["e-cnn"]["test_error_mean"] == 4.0
     assert capsys.readouterr().out.splitlines() == [
-        f"r-cnn: the 2 runs that were known are kept; {runs}/r-cnn holds 1",
+        "r-cnn: of seeds 1 is kept what was known",
         f"table1: 3 of 40 cells in {out}/table1.md",
     ]
     made.run(runs, "r-cnn", 1, 9.0)
@@ -102,7 +103,35 @@ def test_writing_again_changes_nothing(
     shutil.rmtree(runs)
     made.unfinished(runs, "r-cnn")
     assert write() == 0
+    shutil.rmtree(runs)  # as in a fresh clone
+    assert write() == 0
     assert {path: path.read_text() for path in out.iterdir()} == before
+
+
+def test_tables_that_share_a_cell_agree_on_it(
+    write: Report, runs: pathlib.Path, out: pathlib.Path
+) -> None:
+    shared = "rts-st_fcn-affine-short"
+    made.run(runs, shared, 0, 46.4)
+    assert write() == 0
+    made.change(runs / shared / "seed-0" / "summary.json", test_error=11.0)
+    assert write("ablations") == 0
+    for table in ("ablations", "transforms"):
+        assert entries(out / f"{table}.json")[shared]["test_error_mean"] == 11.0
+    assert not (out / "table1.json").exists()  # which shares none of which anything is known
+
+
+def test_why_nothing_is_known_is_said(
+    write: Report, runs: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.run(runs, "r-cnn")
+    made.change(runs / "r-cnn" / "seed-0" / "summary.json")
+    settings = runs / "r-cnn" / "seed-0" / "config.json"
+    settings.write_text(settings.read_text().replace('"epochs": 30', '"epochs": 3'))
+    assert write("table1") == 1
+    said = capsys.readouterr()
+    assert "the cell has other settings: --epochs 3 against 30" in said.out
+    assert said.err == f"error: {runs}: holds no run that ended of table1\n"
 
 
 def test_no_such_runs(
@@ -242,12 +271,6 @@ def test_one_of_several_runs_is_enough_for_a_picture(
     settings.write_text(settings.read_text().replace('"seed": 0', '"seed": 1'))
     assert write("table1", "--no-figures") == 0
     shutil.rmtree(pictured)
-    summary = second / "summary.json"
-    recorded = summary.read_text()
-    made.change(summary, test_error=99.0)  # another run than the two that are known
-    assert write("table1") == 0
-    assert not (out / "pictures").exists()
-    summary.write_text(recorded)
     with keeping_compiled(compiled):
         assert write("table1") == 0
     with Image.open(out / "pictures" / "r-tiny.png") as picture:
@@ -291,7 +314,9 @@ def test_data_for_pictures_that_are_gone(
     assert write("table1") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: gone.npz: ")
+    assert line.endswith("; written without 1 pictures")
     assert entries(out / "table1.json").keys() == {"r-tiny"}
+    assert "r-tiny" in (out / "table1.md").read_text()
 
 
 def test_a_colocalisation_shows_what_its_run_drew_and_what_was_found_untrained(
@@ -332,4 +357,5 @@ def test_a_damaged_picture_of_a_run_is_named(
     assert write("colocalisation") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {path}: cannot be read as a picture: ")
-    assert (out / "colocalisation.json").exists()  # numbers are not lost with it
+    for ending in ("json", "md"):  # numbers are not lost with it
+        assert (out / f"colocalisation.{ending}").exists()

@@ -82,15 +82,33 @@ def test_each_seed_is_compared_with_the_mean_of_the_plain_network() -> None:
 
 @pytest.mark.parametrize("found", [None, result(1.0), result(1.0, 2.0)])
 @pytest.mark.parametrize("known", [None, result(3.0), result(3.0, None)])
-def test_more_runs_are_kept_and_as_many_are_replaced(
-    found: Result | None, known: Result | None
-) -> None:
+def test_the_seeds_of_a_folder_count(found: Result | None, known: Result | None) -> None:
     taken = results.joined(found, known)
-    counts = [0 if each is None else len(each.runs) for each in (found, known)]
-    if not any(counts):
-        assert taken is None
+    if found is None or known is None:
+        assert taken == (found or known)
     else:
-        assert taken == (found if counts[0] >= counts[1] else known)
+        assert taken is not None
+        assert taken.runs == (*found.runs, *known.runs[len(found.runs) :])
+
+
+def test_seeds_of_several_machines_come_together() -> None:
+    def made(seed: int, device: str, jax: str, commit: str | None) -> Result:
+        origin = (7, 60, device, "a command", {"jax": jax}, commit, "settings")
+        return Result((Run(seed, 1.0 + seed),), *origin)
+
+    taken = None
+    for seed, machine in ((2, "c"), (0, "a"), (1, "b")):
+        taken = results.joined(made(seed, machine, "1" if seed else "2", "same"), taken)
+    assert taken == Result(
+        (Run(0, 1.0), Run(1, 2.0), Run(2, 3.0)),
+        *(7, 60, "c; a; b", "a command", {"jax": "1; 2"}, "same", "settings"),
+    )
+    again = results.joined(made(1, "b", "1", "new"), taken)
+    assert again is not None
+    assert (again.git_commit, len(again.runs)) == ("same; new", 3)
+    none = results.joined(Result((Run(3),)), made(0, "a", "1", None))  # one that diverged
+    assert none is not None
+    assert (none.num_params, none.epochs, none.versions) == (7, 60, {"jax": "1"})
 
 
 # Files.
@@ -156,6 +174,11 @@ def test_budgets_are_not_mixed(tmp_path: pathlib.Path) -> None:
         '{"budget": "standard"}',
         '{"budget": "standard", "cells": [{}]}',
         '{"budget": "standard", "cells": [{"name": "r-cnn", "runs": [{"sed": 0}]}]}',
+        '{"budget": "standard", "cells": [{"name": "r-cnn", "runs": []}]}',
+        '{"budget": "standard", "cells": [{"name": "r", "runs": [{"seed": 0, "seconds": "1"}]}]}',
+        '{"budget": "standard", "cells": [{"name": "r", "runs": [{"seed": 0, "per_digit": 5}]}]}',
+        '{"budget": "standard", "cells": [{"name": "r", "runs": [{"seed": 0}], "command": 5}]}',
+        '{"budget": "standard", "cells": [{"name": "r", "runs": [{"seed": 0}], "versions": 5}]}',
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: pathlib.Path, text: str) -> None:

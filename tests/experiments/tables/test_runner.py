@@ -1,9 +1,13 @@
 """The runs of a table: in order, once, in folders that others may hold."""
 
+import contextlib
+import errno
 import json
 import os
 import pathlib
 import signal
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +17,10 @@ from experiments import colocalisation, paper, train
 from experiments import config as configuration
 from experiments.colocalisation_settings import Settings
 from experiments.config import Config
-from experiments.records import read_config
+from experiments.records import RunError, read_config
 from experiments.run_folder import lock
 from experiments.stopping import Stopped
-from experiments.tables import cells, folders, runner
+from experiments.tables import cells, folders, runner, together
 from experiments.tables.cells import Cell
 
 CELLS = [Cell(name, "fcn", None, "r", Config()) for name in ("a", "b")]
@@ -47,7 +51,8 @@ def seeds(trained: list[Config]) -> list[tuple[str, int]]:
 def test_every_cell_comes_before_a_second_seed(
     tmp_path: pathlib.Path, trained: list[Config]
 ) -> None:
-    assert runner.train_all(runner.runs(CELLS, tmp_path, 2), command="c", data_dir="here") == []
+    wanted = runner.runs(CELLS, tmp_path, 2)
+    assert runner.train_all(wanted, command="c", data_dir="here") == runner.Left([], [])
     assert seeds(trained) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     assert {config.data.data_dir for config in trained} == {"here"}
     for run in runner.runs(CELLS, tmp_path, 2):
@@ -91,9 +96,87 @@ def test_what_another_process_holds_is_left_to_it(
 ) -> None:
     runs = list(runner.runs(CELLS, tmp_path, 1))
     with lock(runs[0].folder):
-        assert runner.train_all(runs, command="c") == runs[:1]
+        assert runner.train_all(runs, command="c") == runner.Left(runs[:1], [])
+        assert runner.train_all(runs[:1], command="c", again=True).held == runs[:1]
     assert seeds(trained) == [("b", 0)]
     assert f"left out: {runs[0].folder}: in use by process {os.getpid()}" in capsys.readouterr().out
+
+
+def other_settings(folder: pathlib.Path) -> str:
+    path = folder / "config.json"
+    before = json.loads(path.read_text())["optimisation"]["batch_size"]
+    path.write_text(path.read_text().replace(f'"batch_size": {before}', '"batch_size": 65'))
+    return f"{folder}: holds a run with other settings: --batch-size 65 against {before}"
+
+
+def unfinished(folder: pathlib.Path) -> str:
+    (folder / "summary.json").unlink()
+    return other_settings(folder)
+
+
+def cut(folder: pathlib.Path) -> str:
+    (folder / "summary.json").write_text("{")
+    return f"{folder}/summary.json: cannot be read as JSON"
+
+
+def without_settings(folder: pathlib.Path) -> str:
+    (folder / "config.json").unlink()
+    return f"{folder}/config.json: not found"
+
+
+@pytest.mark.parametrize("spoil", [other_settings, unfinished, cut, without_settings])
+def test_what_is_in_the_way_is_named_and_the_others_are_trained(
+    spoil: Callable[[pathlib.Path], str],
+    tmp_path: pathlib.Path,
+    trained: list[Config],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first, second = runner.runs(CELLS, tmp_path, 1)
+    runner.train_all([first], command="old")
+    said = spoil(first.folder)
+    assert runner.train_all([first, second], command="c") == runner.Left([], [first])
+    assert seeds(trained) == [("a", 0), ("b", 0)]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert line.startswith(f"left out: {said}")
+    assert line.endswith("; --again sets it aside")
+    assert runner.train_all([first], command="new", again=True) == runner.Left([], [])
+    assert seeds(trained)[2:] == [("a", 0)]
+    assert (runner.outcome(first.folder) or {})["command"] == "new"
+    assert len(list(first.folder.parent.glob("seed-0-until-*"))) == 1
+
+
+def test_what_cannot_be_set_aside_is_named(
+    tmp_path: pathlib.Path, trained: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = next(runner.runs(CELLS, tmp_path, 1))
+    runner.train_all([run], command="c")
+    os.utime(run.folder / "summary.json", (0, 0))
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(pathlib.Path, "rename", refuse)
+    with pytest.raises(RunError, match=r"seed-0-until-.*: cannot be written: Permission denied"):
+        runner.train_all([run], command="c", again=True)
+    assert runner.outcome(run.folder) is not None
+
+
+def test_of_seeds_at_once_only_the_held_one_is_left_out(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def together_run(configs: Sequence[Config], *_: Any) -> None:
+        with contextlib.ExitStack() as held:
+            for config in configs:
+                held.enter_context(lock(pathlib.Path(str(config.run.run_dir))))
+            found.append([config.optimisation.seed for config in configs])
+
+    monkeypatch.setattr(together, "run", together_run)
+    runs = list(runner.runs(CELLS[:1], tmp_path, 4, 4))
+    with lock(runs[1].folder), lock(runs[2].folder):
+        assert runner.train_all(runs, command="c", at_once=4).held == [runs[1], runs[2]]
+    assert found == [[0, 3]]
 
 
 def test_a_run_that_diverges_is_recorded_and_not_repeated(
@@ -180,8 +263,22 @@ def test_colocalisations_at_once_are_held_one_by_one(
     monkeypatch.setattr(colocalisation, "run", finish)
     runs = list(runner.runs(COLOCALISATION, tmp_path, 3, 3))
     with lock(runs[1].folder):
-        assert runner.train_all(runs, command="c", at_once=3) == [runs[1]]
+        assert runner.train_all(runs, command="c", at_once=3).held == [runs[1]]
     assert tried == [0, 2]
+
+
+def test_a_signal_ends_a_colocalisation_which_leaves_nothing_half_done(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(settings: Settings, folder: pathlib.Path, *_: Any) -> None:
+        (folder / "config.json").write_text("{}")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(colocalisation, "run", interrupted)
+    with pytest.raises(Stopped, match="terminated; the same command continues"):
+        runner.train_all(runner.runs(COLOCALISATION, tmp_path, 1), command="c")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_signal_says_how_to_go_on(
@@ -206,7 +303,14 @@ def test_the_command_trains_its_cells(
     recorded = (runner.outcome(folder) or {})["command"]
     assert recorded.startswith("python -m experiments.paper addition --budget quick")
     assert configuration.from_dict(json.loads((folder / "config.json").read_text()))
-    assert f"addition: {len(trained)} runs are finished" in capsys.readouterr().out
+    count = len(trained)
+    assert f"addition: {count} of {count} runs are finished" in capsys.readouterr().out
+    unfinished(folder)
+    (folder.with_name("seed-0") / "diverged.json").write_text("{}")
+    assert paper.main(command) == 1
+    said = capsys.readouterr()
+    assert f"{count - 1} of {count} runs are finished in {folder.parents[1]}, 1 of" in said.out
+    assert said.err == f"error: left out, unless with --again: {folder}\n"
 
 
 @pytest.mark.parametrize("budget", ["quick", "standard"])
@@ -230,7 +334,7 @@ def test_only_a_smoke_is_compiled_quickly(
     ("flags", "parts"),
     [
         ("table1 --seeds 0", ("--seeds", "positive", "got 0")),
-        ("table1 --cells x", ("--cells", "got x")),
+        ("table1 --cells x", ("--cells: table1 has no 'x'; its cells are",)),
         ("table1 --cells", ("--cells must name cells", "got none")),
         ("projection3d --diagnostics", ("--diagnostics", "left out with projection3d")),
     ],
