@@ -264,7 +264,6 @@ def ours(budget: Budget) -> list[Cell]:
     # Digits are bent, since a network that knows them by heart gains nothing from more epochs.
     settings = {
         "features": (16, 64, 96, 96),
-        "dropout": 0.3,
         "augment_sigma": 0.7,
         "augment_scale": 1.1,
     }
@@ -300,14 +299,20 @@ _LOCALISATION: Mapping[str, tuple[int, int, int]] = {
 }
 
 
+# In trainings of 30 epochs on R, 0.99 % of 10,000 images that are held out are wrong with 0.3, 0.80
+# with 0.1 and 0.82 without. On E and TC, 0.3 was enough for the aim.
+_DROPOUT: Mapping[str, float] = {"r": 0.1, "rts": 0.1, "p": 0.1, "e": 0.3, "tc": 0.3}
+
+
 def _compact(model: str, transform: str | None, distortion: str) -> dict[str, Any]:
     pool = _VIEW[distortion].get("pool", 1)
+    dropout = {"dropout": _DROPOUT[distortion]}
     if transform is None:
-        return {"model": model, "pool": pool}
+        return {"model": model, "pool": pool} | dropout
     # A digit fits in 20 x 20, and 24 x 24 samples take the network behind less time than 28 x 28.
     view = {"output_size": 24 * pool, "pool": pool}
     localised = {"localisation_features": _LOCALISATION[distortion]} | _localised(distortion)
-    return {"model": model, "transform": transform} | view | localised
+    return {"model": model, "transform": transform} | view | localised | dropout
 
 
 class _Change(NamedTuple):
