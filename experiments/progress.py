@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import numpy.typing as npt
 from rich import progress
 from rich.console import Console
 
@@ -14,7 +15,7 @@ class Progress:
     def __init__(self, bar: progress.Progress, task: progress.TaskID, interactive: bool) -> None:
         self._bar, self._task, self._interactive = bar, task, interactive
 
-    def advance(self, values: Mapping[str, np.ndarray]) -> None:
+    def advance(self, values: Mapping[str, npt.ArrayLike]) -> None:
         """Counts the steps that `values`, one of each step, are of."""
         loss, error = np.asarray(values["loss"]), np.asarray(values["error"])
         self._bar.update(

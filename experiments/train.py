@@ -1,5 +1,7 @@
 """Trains one network: `python -m experiments.train [PRESET] [flags]`."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import math
@@ -11,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments import command_line, run_folder, stopping
 from experiments import config as configuration
@@ -19,6 +21,17 @@ from experiments.config import Config, ConfigError
 from experiments.exits import exit_code, fail
 from experiments.records import Lines, RunError, provenance, read_epochs, write_json, writing
 from experiments.stopping import Stop, Stopped
+
+if TYPE_CHECKING:  # --help and a wrong flag should not wait for JAX
+    from collections.abc import Mapping
+
+    import jax
+    import numpy as np
+
+    from experiments.checkpoints import Checkpoints, Snapshot
+    from experiments.experiment import Experiment
+    from experiments.progress import Progress
+    from stn_jax.training import Batch, Params, TrainState
 
 STEPS_PER_DISPATCH = 100  # enough to hide the dispatch, few enough to keep the bar moving
 EVALUATION_BATCH = 512  # in equal parts on any power of two of devices
@@ -114,7 +127,7 @@ class Tested(NamedTuple):
     """
 
     means: dict[str, float]
-    confusions: Any
+    confusions: np.ndarray
 
 
 class Programs(NamedTuple):
@@ -141,7 +154,6 @@ def train(config: Config, folder: pathlib.Path, command: str, stop: Stop) -> dic
     Raises:
         Stopped: by a signal; while training, after a checkpoint of where it came.
     """
-    # Here, since --help and a wrong flag should not wait for JAX.
     import jax
 
     from experiments import checkpoints as saving
@@ -171,7 +183,7 @@ def train(config: Config, folder: pathlib.Path, command: str, stop: Stop) -> dic
     return write_end(experiment, jax.device_get(state.params), tested, folder, command)
 
 
-def compile_programs(experiment: Any, mesh: Any = None) -> Programs:
+def compile_programs(experiment: Experiment, mesh: jax.sharding.Mesh | None = None) -> Programs:
     """The compiled parts of an experiment's training; compilation happens at first use."""
     import jax
 
@@ -217,13 +229,13 @@ def compile_programs(experiment: Any, mesh: Any = None) -> Programs:
 
 
 def _train_epochs(
-    experiment: Any,
+    experiment: Experiment,
     programs: Programs,
-    snapshot: Any,
+    snapshot: Snapshot,
     folder: pathlib.Path,
-    checkpoints: Any,
+    checkpoints: Checkpoints,
     stop: Stop,
-) -> Any:
+) -> TrainState:
     """The state after the last epoch; every epoch leaves its records, and some a checkpoint.
 
     Raises:
@@ -288,7 +300,7 @@ def _train_epochs(
     return snapshot.state
 
 
-def _diverged(snapshot: Any, steps: int, checkpoints: Any) -> str:
+def _diverged(snapshot: Snapshot, steps: int, checkpoints: Checkpoints) -> str:
     """What to say of the step that was not taken, after a checkpoint of the state before it."""
     step = int(snapshot.state.step)
     good = "no step was good"
@@ -304,7 +316,7 @@ def _diverged(snapshot: Any, steps: int, checkpoints: Any) -> str:
     )
 
 
-def _unfit(record: dict[str, Any], checkpoints: Any) -> str:
+def _unfit(record: dict[str, Any], checkpoints: Checkpoints) -> str:
     """What to say of an epoch after which the validation loss is not finite."""
     good = "there is no checkpoint yet"
     if checkpoints.steps:
@@ -316,15 +328,20 @@ def _unfit(record: dict[str, Any], checkpoints: Any) -> str:
 
 
 def _train_epoch(
-    experiment: Any, programs: Programs, snapshot: Any, data: Any, bar: Any, stop: Stop
-) -> Any:
+    experiment: Experiment,
+    programs: Programs,
+    snapshot: Snapshot,
+    data: Batch,
+    bar: Progress,
+    stop: Stop,
+) -> Snapshot:
     """The snapshot at the end of the epoch, or after the part in which a signal came."""
     started = time.perf_counter()
     state, steps = snapshot.state, experiment.steps_per_epoch
     values = {name: each.copy() for name, each in snapshot.values.items()}
     order = programs.order(state.key, int(state.step) // steps)
 
-    def collect(part: slice, means: Any) -> None:
+    def collect(part: slice, means: Mapping[str, jax.Array]) -> None:
         for name, each in values.items():
             each[part] = means[name]
         bar.advance(means)
@@ -344,7 +361,7 @@ def _train_epoch(
     )
 
 
-def _agreed(stop: Stop, state: Any) -> bool:
+def _agreed(stop: Stop, state: TrainState) -> bool:
     """Whether a signal came to any of the processes, which stop together in a state."""
     import jax
 
@@ -366,7 +383,9 @@ def _parts(first: int, steps: int) -> Iterator[slice]:
         first = last
 
 
-def epoch_record(experiment: Any, snapshot: Any, validation: dict[str, Any]) -> dict[str, Any]:
+def epoch_record(
+    experiment: Experiment, snapshot: Snapshot, validation: dict[str, Any]
+) -> dict[str, Any]:
     """What to record of an epoch, given the means of its validation."""
     import numpy as np
 
@@ -389,7 +408,7 @@ def epoch_record(experiment: Any, snapshot: Any, validation: dict[str, Any]) -> 
     return {name: np.asarray(value).item() for name, value in record.items()}
 
 
-def test(experiment: Any, programs: Programs, params: Any) -> Tested:
+def test(experiment: Experiment, programs: Programs, params: Params) -> Tested:
     """What the test set says of parameters; the only place that looks at it."""
     import jax
     import numpy as np
@@ -410,7 +429,7 @@ def test(experiment: Any, programs: Programs, params: Any) -> Tested:
 
 
 def write_end(
-    experiment: Any, params: Any, tested: Tested, folder: pathlib.Path, command: str
+    experiment: Experiment, params: Params, tested: Tested, folder: pathlib.Path, command: str
 ) -> dict[str, Any]:
     """Writes what a run ends with, the summary last; that again."""
     from experiments import diagnostics, gallery
@@ -433,7 +452,9 @@ def write_end(
     return summary
 
 
-def summarise(experiment: Any, params: Any, tested: Tested, folder: pathlib.Path) -> dict[str, Any]:
+def summarise(
+    experiment: Experiment, params: Params, tested: Tested, folder: pathlib.Path
+) -> dict[str, Any]:
     """What a run comes to.
 
     Raises:
