@@ -20,6 +20,11 @@ def check_shape(argument: str, shape: Sequence[int], expected: str, ok: bool) ->
         raise ValueError(f"{argument} must have shape {expected}; got {list(shape)}")
 
 
+def one_example(ndim: int) -> str:
+    """The shape of an image or volume, for an error that a batch may have led to."""
+    return f"{'[h, w, c]' if ndim == 2 else '[d, h, w, c]'} (one example; jax.vmap makes batches)"
+
+
 def check_sizes(argument: str, sizes: object, ndim: int) -> tuple[int, ...]:
     """`sizes` as a tuple of `ndim` non-negative integers, or `ValueError`."""
     try:

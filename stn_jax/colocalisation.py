@@ -59,7 +59,7 @@ def triplet_loss(
     to_others = squares[:, None] + squares[None] - 2 * products
     to_patch = jnp.sum((crops - patches) ** 2, axis=-1)
     hinge = jnp.maximum(0.0, to_others - to_patch[:, None] + margin)
-    return jnp.sum(hinge * (1 - jnp.eye(len(crops))), axis=1) / (len(crops) - 1)
+    return jnp.sum(hinge * (1 - jnp.eye(len(crops), dtype=hinge.dtype)), axis=1) / (len(crops) - 1)
 
 
 def random_patch(

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 import stn_jax.training as training
@@ -77,8 +77,8 @@ def over_members(
         A function of the same arguments, each with an axis of members in front.
 
     Raises:
-        ValueError: on another `how`, a mesh without the axis, or as many members as cannot be in
-            equal parts.
+        ValueError: on another `how`, a mesh without the axis or whose axes are not `Auto`, or as
+            many members as cannot be in equal parts.
 
     Example:
         >>> over_members(lambda x, y: x + y)(jnp.arange(3), jnp.ones(3)).tolist()
@@ -96,6 +96,11 @@ def over_members(
         return lifted
     if MEMBER not in mesh.axis_names:
         raise ValueError(f"mesh must have an axis {MEMBER!r}; got {mesh.axis_names}")
+    if set(mesh.axis_types) != {AxisType.Auto}:
+        raise ValueError(
+            "mesh must have axes of type Auto, as jax.make_mesh(..., axis_types=...) makes them; "
+            f"got {mesh.axis_types}"
+        )
     spec = PartitionSpec(MEMBER)
     # Members exchange nothing, so there is nothing to check, and `function` is anyone's.
     spread = jax.shard_map(

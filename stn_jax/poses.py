@@ -15,7 +15,7 @@ from jaxtyping import Float
 from stn_jax._checks import check_sizes
 from stn_jax._types import Array
 from stn_jax.transforms import Transform, similarity
-from stn_jax.transforms.base import check_transform
+from stn_jax.transforms.base import at_least_float32, check_transform
 from stn_jax.warping import warp_points
 
 
@@ -42,8 +42,9 @@ def affine_from_pixels(
     """
     input_shape = check_sizes("input_shape", input_shape, 2)
     output_shape = check_sizes("output_shape", output_shape, 2)
-    to_output_px = jnp.asarray([output_shape[1] / 2, output_shape[0] / 2, 1.0])
-    to_input_px = jnp.asarray([input_shape[1] / 2, input_shape[0] / 2])
+    matrix_px = at_least_float32(matrix_px)
+    to_output_px = jnp.asarray([output_shape[1] / 2, output_shape[0] / 2, 1.0], matrix_px.dtype)
+    to_input_px = jnp.asarray([input_shape[1] / 2, input_shape[0] / 2], matrix_px.dtype)
     return (matrix_px * to_output_px / to_input_px[:, None]).ravel()
 
 
@@ -113,7 +114,8 @@ def pose_at_centre(
     height, width = input_shape = check_sizes("input_shape", input_shape, 2)
     given = input_shape if output_shape is None else output_shape
     out_height, out_width = output_shape = check_sizes("output_shape", given, 2)
-    middle = jnp.asarray([(out_width - 1) / 2, (out_height - 1) / 2])
+    dtype = at_least_float32(theta).dtype
+    middle = jnp.asarray([(out_width - 1) / 2, (out_height - 1) / 2], dtype)
 
     def source(point: jax.Array) -> jax.Array:
         return warp_points(
@@ -126,7 +128,7 @@ def pose_at_centre(
             align_corners=align_corners,
         )
 
-    shift = source(middle) - jnp.asarray([(width - 1) / 2, (height - 1) / 2])
+    shift = source(middle) - jnp.asarray([(width - 1) / 2, (height - 1) / 2], dtype)
     (xx, xy), (yx, yy) = jax.jacfwd(source)(middle)
     cos, sin = (xx + yy) / 2, (yx - xy) / 2
     turned = jnp.stack([jnp.arctan2(sin, cos), jnp.log(jnp.hypot(cos, sin))])

@@ -147,21 +147,52 @@ def train_step(
         The next state, and the batch's means of the objective's values with the norm of the
         gradient as `gradient_norm`. Where the loss, that norm or the new parameters are not
         finite, the state is the one before, and `diverged`.
+
+    Raises:
+        ValueError: unless the objective returns a dictionary with `loss`, of values `[b]`.
     """
     key = _key(state.key, OBJECTIVE, state.step)
 
     def loss(params: Params) -> tuple[Array, Values]:
         values = objective(params, batch, key)
+        _check_values(values)
         return jnp.mean(values["loss"]), values
 
-    gradients, values = jax.grad(loss, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    (value, values), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    updates, opt_state = optax.with_extra_args_support(optimizer).update(
+        gradients,
+        state.opt_state,
+        state.params,
+        # For those that look at the loss, such as a line search.
+        value=value,
+        grad=gradients,
+        value_fn=lambda params: loss(params)[0],
+    )
     params = optax.apply_updates(state.params, updates)
     means = jax.tree.map(jnp.mean, values) | {"gradient_norm": optax.tree.norm(gradients)}
     good = ~state.diverged & _all_finite((means["loss"], means["gradient_norm"], params))
     before, after = state[:3], (state.step + 1, params, opt_state)
     step, params, opt_state = jax.tree.map(functools.partial(jnp.where, good), after, before)
     return TrainState(step, params, opt_state, state.key, ~good), means
+
+
+def _check_values(values: Any, batch_size: int | None = None) -> None:
+    """Raises `ValueError` unless an objective's values are one of each example, `loss` among them.
+
+    Others would be broadcast, or their mean be one of means.
+    """
+    found: Any = type(values).__name__
+    if isinstance(values, dict):
+        found = {name: list(jnp.shape(each)) for name, each in values.items()}
+        shape = found.get("loss", [])[:1] if batch_size is None else [batch_size]
+        alike = all(each == shape for each in found.values())
+        if shape and alike and "loss" in found and "gradient_norm" not in found:
+            return
+    size = "b" if batch_size is None else batch_size
+    raise ValueError(
+        f"objective must return a dictionary with 'loss', and without 'gradient_norm', of values "
+        f"[{size}]; got {found}"
+    )
 
 
 def _all_finite(tree: Any) -> Bool[Array, ""]:
@@ -270,11 +301,14 @@ def fit(
     num_epochs: int,
     batch_size: int,
 ) -> tuple[TrainState, dict[str, Float[Array, "epochs steps"]]]:
-    """A whole training as one pure function, to be jitted, or mapped over states.
+    """A whole training as one pure function, to be jitted once, or mapped over states.
+
+    A bare call compiles anew each time, as does `evaluate`: jit `functools.partial(fit, objective,
+    optimizer, prepare, num_epochs=..., batch_size=...)`, which takes the state and the data.
 
     Args:
         objective: what is minimised.
-        optimizer: by what. Static, as all but `state` and `data`.
+        optimizer: by what.
         prepare: what becomes of a batch before, such as a distortion of its images.
         state: where to start; from the epoch that its step is in, whole: for a state in the middle
             of one, call `train_steps` with what is left of its order first.
@@ -296,8 +330,9 @@ def fit(
         >>> data = {"image": jnp.eye(4), "label": jnp.arange(4) % 2}
         >>> state = init_state(jax.random.key(0), jnp.zeros((4, 2)), optax.sgd(1.0))
         >>> unprepared = lambda keys, batch: batch
-        >>> options = {"num_epochs": 9, "batch_size": 2}
-        >>> state, history = fit(objective, optax.sgd(1.0), unprepared, state, data, **options)
+        >>> given = functools.partial(fit, objective, optax.sgd(1.0), unprepared)
+        >>> train = jax.jit(functools.partial(given, num_epochs=9, batch_size=2))
+        >>> state, history = train(state, data)
         >>> int(state.step), history["loss"].shape, float(history["error"][-1].max())
         (18, (9, 2), 0.0)
     """
@@ -416,6 +451,8 @@ def _over_batches(
     def of_batch(positions: Int[Array, " b"]) -> Any:
         indices = positions % num_examples
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
-        return reduce(positions, objective(params, prepare(keys, take(data, indices)), None))
+        values = objective(params, prepare(keys, take(data, indices)), None)
+        _check_values(values, batch_size)
+        return reduce(positions, values)
 
     return jax.lax.map(of_batch, positions)

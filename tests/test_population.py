@@ -191,6 +191,9 @@ def test_devices_exchange_nothing(states: TrainState) -> None:
 
 
 def test_errors_name_the_argument(unchecked: None) -> None:
+    explicit = jax.make_mesh((1,), ("member",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with pytest.raises(ValueError, match=r"mesh must have axes of type Auto, .*; got .*Explicit"):
+        population.over_members(jnp.sin, mesh=explicit)
     with pytest.raises(ValueError, match="how must be one of vmap, loop; got 'pmap'"):
         population.over_members(jnp.sin, how="pmap")
     with pytest.raises(ValueError, match=r"a multiple of .* 'member', 2; got an array \[3\]"):

@@ -27,6 +27,13 @@ def test_the_pose_of_a_similarity_is_itself(pose: list[float], x64: None) -> Non
     np.testing.assert_allclose(found, pose, atol=1e-12)
 
 
+def test_float32_stays_float32_where_float64_is_the_default(x64: None) -> None:
+    pose = jnp.asarray(POSE, jnp.float32)
+    theta = poses.affine_from_pose(pose, SHAPE, OUTPUT)
+    found = poses.pose_at_centre(theta, affine, SHAPE, output_shape=OUTPUT)
+    assert (theta.dtype, found.dtype) == (jnp.float32, jnp.float32)
+
+
 NEAR = {
     "affine": (affine, [0.8, 0.3, 0.1, -0.4, 1.1, 0.2]),
     "projective": (transforms.projective, [0.9, 0.2, 0.1, -0.3, 1.1, 0.2, 0.15, -0.1]),

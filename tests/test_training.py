@@ -3,6 +3,7 @@
 import functools
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -238,6 +239,54 @@ def test_what_is_measured_is_reported() -> None:
     means = training.evaluate(objective, unprepared, start().params, DATA, KEY, batch_size=50)
     expected = np.abs(DATA["image"]).sum(axis=(1, 2, 3)).mean()
     np.testing.assert_allclose(means["size"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (lambda x: {"loss": x[:, None] ** 2}, r"{'loss': \[%d, 1\]}"),
+        (lambda x: {"loss": jnp.mean(x)}, r"{'loss': \[\]}"),
+        (lambda x: {"loss": x, "error": jnp.mean(x)}, r"{'loss': \[%d\], 'error': \[\]}"),
+        (lambda x: {"error": x}, r"{'error': \[%d\]}"),
+        (lambda x: {"loss": x, "gradient_norm": x}, r"'gradient_norm': \[%d\]}"),
+        (jnp.mean, "Array|Tracer"),
+    ],
+)
+def test_values_are_of_each_example(
+    values: Callable[[jax.Array], training.Values], said: str, unchecked: None
+) -> None:
+    """Means of others are wrong where a last batch is filled up, and columns are broadcast."""
+
+    def objective(params: jax.Array, batch: training.Batch, key: jax.Array | None) -> Any:
+        return values(params * batch["x"])
+
+    data = {"x": jnp.arange(7.0)}
+    state = training.init_state(KEY, jnp.ones(()), OPTIMIZER)
+    for size, use in (
+        (3, lambda: training.evaluate(objective, unprepared, 1.0, data, KEY, batch_size=3)),
+        (3, lambda: training.each_example(objective, unprepared, 1.0, data, KEY, batch_size=3)),
+        (7, lambda: training.train_step(objective, OPTIMIZER, state, data)),
+    ):
+        expected = said % size if "%d" in said else said
+        with pytest.raises(ValueError, match=f"objective must return .*; got .*{expected}"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.lbfgs(),
+        optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau()),
+        optax.polyak_sgd(),
+    ],
+    ids=["lbfgs", "reduce_on_plateau", "polyak_sgd"],
+)
+def test_optimisers_that_look_at_the_loss(optimizer: optax.GradientTransformation) -> None:
+    state = training.init_state(KEY, start().params, optimizer)
+    run = functools.partial(training.fit, OBJECTIVE, optimizer, unprepared, batch_size=50)
+    state, history = jax.jit(functools.partial(run, num_epochs=5))(state, DATA)
+    assert not state.diverged
+    assert history["loss"][-1].mean() < history["loss"][0, 0]
 
 
 def test_a_learning_rate_of_nobody_is_an_error() -> None:

@@ -90,10 +90,18 @@ def test_traced_once_for_any_theta(transform: transforms.Transform) -> None:
 
 def test_errors(unchecked: None) -> None:
     image = jnp.ones((4, 5, 1))
-    with pytest.raises(ValueError, match=r"image for affine must have shape of rank 3; got"):
+    said = r"image for affine must have shape \[h, w, c\] \(one example; jax.vmap makes batches\)"
+    with pytest.raises(ValueError, match=said):
         stn_jax.spatial_transform(image[..., 0], transforms.affine.identity, transforms.affine)
-    with pytest.raises(ValueError, match=r"image for affine_3d must have shape of rank 4"):
+    with pytest.raises(ValueError, match=r"image for affine_3d must have shape \[d, h, w, c\]"):
         stn_jax.spatial_transform(image, transforms.affine_3d.identity, transforms.affine_3d)
+    shear = transforms.Transform("shear", 2, np.zeros(1, np.float32), lambda theta, points: points)
+    for use in (
+        lambda theta: stn_jax.spatial_transform(image, theta, shear),
+        lambda theta: stn_jax.transform_grid(theta, shear, (4, 5)),
+    ):  # a family of one's own
+        with pytest.raises(ValueError, match=r"theta of shear must have shape \[1\]; got \[9\]"):
+            use(jnp.zeros(9))
     with pytest.raises(ValueError, match=r"theta of rotation must have shape \[1\]; got \[2\]"):
         stn_jax.spatial_transform(image, jnp.zeros(2), transforms.rotation)
     with pytest.raises(ValueError, match=r"output_shape must be 2 non-negative integers; got \(4,"):
@@ -301,6 +309,18 @@ def test_straightening_shows_the_same_with_more_pixels(align_corners: bool, x64:
     np.testing.assert_allclose(large[2::5, 1::3], small, atol=1e-12)
 
 
+def test_a_spline_straightens_a_photograph_in_parts() -> None:
+    """Its numbers of each control point for every pixel at once are 36 floats a pixel here."""
+    image, spline = (
+        jax.ShapeDtypeStruct((1000, 1500, 3), jnp.float32),
+        transforms.thin_plate_spline(),
+    )
+    theta = jax.ShapeDtypeStruct((spline.num_params,), jnp.float32)
+    program = jax.jit(lambda image, theta: stn_jax.straighten(image, theta, spline, (28, 28)))
+    floats = program.lower(image, theta).compile().memory_analysis().temp_size_in_bytes / 4
+    assert floats < 12 * image.shape[0] * image.shape[1]
+
+
 def test_the_program_that_straightens_does_not_grow_with_the_image() -> None:
     def length(side: int) -> int:
         straighten = jax.jit(stn_jax.straighten, static_argnums=(2, 3))
@@ -326,5 +346,5 @@ def test_straightening_errors(unchecked: None) -> None:
     image, theta = jnp.ones((4, 5, 1)), jnp.asarray(transforms.affine.identity)
     with pytest.raises(ValueError, match=r"input_shape must be 2 non-negative integers"):
         stn_jax.straighten(image, theta, transforms.affine, (4,))
-    with pytest.raises(ValueError, match=r"image for affine must have shape of rank 3"):
+    with pytest.raises(ValueError, match=r"image for affine must have shape \[h, w, c\]"):
         stn_jax.straighten(image[0], theta, transforms.affine, (4, 4))

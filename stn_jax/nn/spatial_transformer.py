@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from stn_jax._checks import check_shape
 from stn_jax._types import Array
-from stn_jax.transforms.base import Transform, check_transform
+from stn_jax.transforms.base import Transform, at_least_float32, check_transform
 from stn_jax.warping import spatial_transform, transform_grid
 
 Intermediates = dict[str, Any]
@@ -36,8 +36,9 @@ class SpatialTransformer(nn.Module):
         initial_theta: start of the regression's bias, `[num_params]`; by default the identity.
 
     Raises:
-        ValueError: on a transform that is no `Transform`, an `initial_theta` of another size, a
-            localisation network that returns anything but `[b, f]`, and as `spatial_transform`.
+        ValueError: on a transform that is no `Transform`, an `initial_theta` of another size,
+            images that are no batch, a localisation network that returns anything but `[b, f]`, and
+            as `spatial_transform`.
 
     Example:
         >>> from stn_jax import transforms
@@ -87,9 +88,12 @@ class SpatialTransformer(nn.Module):
             `output` `[b, *out, c]` and `{"theta": [b, num_params], "grid": [b, *out, n],
             "output": output}`; under `jit` what is not used is not computed.
         """
+        ndim = self.transform.ndim
+        expected = f"[b, {'h, w' if ndim == 2 else 'd, h, w'}, c]"
+        check_shape("images", jnp.shape(images), expected, jnp.ndim(images) == ndim + 2)
         features = self.localisation(images)
         _check_features(features, len(images))
-        theta = self.localisation_regression(features.astype(jnp.float32))
+        theta = self.localisation_regression(at_least_float32(features))
         shape = images.shape[1:-1] if self.output_shape is None else self.output_shape
 
         def warp(image: jax.Array, theta: jax.Array) -> jax.Array:
@@ -163,7 +167,7 @@ class SpatialTransformerNetwork(nn.Module):
 
     A transformer in front of a network is `(transformer, network)`; two in series are `(first,
     second, network)`; between layers, `(block, transformer, block, head)`; in parallel,
-    `(ParallelTransformers(...), network)`.
+    `(ParallelTransformers(...), network)`. A stage may be such a network itself.
 
     Attributes:
         stages: each takes what the one before returns.
@@ -185,6 +189,9 @@ class SpatialTransformerNetwork(nn.Module):
                 found.append(intermediates)
             elif isinstance(stage, ParallelTransformers):
                 output, named = stage.with_intermediates(output)
+                found.extend(named.values())
+            elif isinstance(stage, SpatialTransformerNetwork):
+                output, named = stage(output)
                 found.extend(named.values())
             else:
                 output = stage(output)

@@ -20,6 +20,7 @@ from stn_jax._checks import (
     check_shape,
     is_floating,
     is_traced,
+    one_example,
 )
 from stn_jax._types import Array
 from stn_jax.coordinates import pixel_bounds, to_pixels
@@ -75,9 +76,8 @@ def grid_sample(
     ndim = jnp.ndim(image) - 1
     check_shape("image", jnp.shape(image), "[h, w, c] or [d, h, w, c]", ndim in (2, 3))
     shape = jnp.shape(grid)
-    check_shape(
-        "grid", shape, f"[..., {ndim}] for an image of rank {ndim + 1}", shape[-1:] == (ndim,)
-    )
+    expected = f"[..., {ndim}] for an image {one_example(ndim)}"
+    check_shape("grid", shape, expected, shape[-1:] == (ndim,))
     source = jnp.asarray(grid)
     check_floating("grid", source)
     source = source.astype(jnp.promote_types(source.dtype, jnp.float32))
@@ -120,7 +120,7 @@ def sample(
             "(nearest takes any dtype)"
         )
     # Sums are taken in float32 or wider, and so is, by transposition, the image's gradient.
-    values = image if mode == "nearest" else image.astype(_accumulator(image, points))
+    values = image.astype(_accumulator(image, points, mode))
     check_fill(fill, image.dtype, channels)
     background = jnp.broadcast_to(jnp.asarray(fill, values.dtype), (channels,))
     axes = [
@@ -232,5 +232,8 @@ def _read(values: jax.Array, taps: Sequence[Tap], background: jax.Array) -> jax.
     return math.prod(weights[1:], start=weights[0])[..., None] * read if weights else read
 
 
-def _accumulator(image: jax.Array, points: Sequence[jax.Array]) -> jnp.dtype:
+def _accumulator(image: jax.Array, points: Sequence[jax.Array], mode: str) -> jnp.dtype:
+    if mode == "nearest":  # which has no weights, and takes what nobody computes with
+        exact = not is_floating(image.dtype)
+        return image.dtype if exact else jnp.promote_types(image.dtype, jnp.float32)
     return jnp.promote_types(image.dtype, jnp.result_type(jnp.float32, *(p.dtype for p in points)))

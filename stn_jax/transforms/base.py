@@ -64,6 +64,13 @@ class Transform(NamedTuple):
     def __ne__(self, other: object) -> bool:
         return self is not other
 
+    # A copy would be another family, and a module that has it another static argument.
+    def __copy__(self) -> "Transform":
+        return self
+
+    def __deepcopy__(self, memo: object) -> "Transform":
+        return self
+
     def __repr__(self) -> str:
         return f"Transform({self.name!r}, num_params={self.num_params})"
 

@@ -159,6 +159,42 @@ def test_an_empty_batch_gives_an_empty_batch(stages: tuple[nn.Module, ...]) -> N
         np.testing.assert_array_equal(leaf, 0)
 
 
+def test_one_image_is_no_batch(unchecked: None) -> None:
+    for module, shape, expected in (
+        (transformer(), (12, 10, 2), r"\[b, h, w, c\]"),
+        (transformer(transforms.affine_3d), (2, 12, 10, 2), r"\[b, d, h, w, c\]"),
+    ):
+        with pytest.raises(ValueError, match=rf"images must have shape {expected}; got \[.*12, "):
+            jax.eval_shape(module.init, KEY, jnp.zeros(shape))
+
+
+def test_a_network_is_a_stage_of_another() -> None:
+    inner = SpatialTransformerNetwork((transformer(), transformer(transforms.rotation)))
+    outer = SpatialTransformerNetwork((transformer(), inner, FCN(10)))
+    logits, intermediates = at_start(outer)
+    assert logits.shape == (3, 10)
+    counts = [each["theta"].shape[1] for each in intermediates.values()]
+    assert (list(intermediates), counts) == ([f"transformer_{i}" for i in range(3)], [6, 6, 1])
+
+
+def test_float64_features_stay_so(x64: None) -> None:
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)))
+    module = transformer(output_shape=(2, 2))
+    params = init(module, images)["params"]
+    regression = params["localisation_regression"]
+    params["localisation_regression"] = regression | {"kernel": regression["kernel"] + 0.1}
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+
+    def theta(params: Any) -> jax.Array:
+        found = module.apply({"params": params}, images, method="with_intermediates")
+        return found[1]["theta"]
+
+    assert theta(wide).dtype == jnp.float64
+    moved = jax.tree.map(lambda leaf: leaf + 1e-9, wide)
+    along = jax.jvp(theta, (wide,), (jax.tree.map(jnp.ones_like, wide),))[1]
+    np.testing.assert_allclose(theta(moved) - theta(wide), 1e-9 * along, rtol=1e-5)
+
+
 def test_parallel_transformers_stack_channels() -> None:
     module = ParallelTransformers([transformer(), transformer()])
     two_channels = jnp.concatenate([IMAGES, -IMAGES], axis=-1)

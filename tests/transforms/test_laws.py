@@ -1,5 +1,7 @@
 """Laws that every transformation obeys, at the identity, near it and far from it."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,6 +172,11 @@ def test_half_precision_theta_is_computed_in_float32(
 ) -> None:
     points = points_of(transform).astype(jnp.float32)
     assert transform.warp(draw(transform, 0.1).astype(dtype), points).dtype == jnp.float32
+
+
+@every
+def test_a_copy_is_the_same_family(transform: transforms.Transform) -> None:
+    assert copy.copy(transform) is copy.deepcopy(transform) is transform
 
 
 @every
