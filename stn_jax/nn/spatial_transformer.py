@@ -35,6 +35,8 @@ class SpatialTransformer(nn.Module):
             background of images that are normalised.
         initial_theta: start of the regression's bias, `[num_params]`; by default the identity.
 
+    Sequences must be tuples where the module is a static argument, which has to be hashed.
+
     Raises:
         ValueError: on a transform that is no `Transform`, an `initial_theta` of another size,
             images that are no batch, a localisation network that returns anything but `[b, f]`, and
