@@ -90,10 +90,10 @@ def _run(arguments: list[str]) -> None:
             diagnostics=options.diagnostics,
             at_once=at_once,
         )
-    diverged = sum((run.folder / runner.DIVERGED).exists() for run in wanted)
-    finished = len(wanted) - len(left.held) - len(left.in_the_way)
+    finished = [run for run in wanted if run not in left.held and run not in left.in_the_way]
+    diverged = sum((run.folder / runner.DIVERGED).exists() for run in finished)
     print(
-        f"{options.table}: {finished} of {len(wanted)} runs are finished in {folder}"
+        f"{options.table}: {len(finished)} of {len(wanted)} runs are finished in {folder}"
         + f", {diverged} of them diverged" * bool(diverged)
     )
     if left.held:

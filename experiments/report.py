@@ -51,6 +51,8 @@ def _run(arguments: list[str]) -> None:
     # What is known already can be written again without any run.
     if not (runs.is_dir() or any((results / f"{table}.json").exists() for table in wanted)):
         raise RunError(f"{runs}: not found, so there are no runs of --budget {options.budget}")
+    if not runs.is_dir():
+        print(f"{runs}: not found; written is what is known")
 
     from experiments.tables import writing  # which imports JAX
 
@@ -60,7 +62,7 @@ def _run(arguments: list[str]) -> None:
         raise RunError(f"{runs}: holds no run that ended of {', '.join(wanted)}")
     undrawn = [why for each in written for why in each.undrawn]
     if undrawn:
-        raise RunError(f"{undrawn[0]}; written without {len(undrawn)} pictures")
+        raise RunError(f"{undrawn[0]}; pictures missing: {len(undrawn)}")
 
 
 if __name__ == "__main__":

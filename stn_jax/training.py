@@ -149,13 +149,14 @@ def train_step(
         finite, the state is the one before, and `diverged`.
 
     Raises:
-        ValueError: unless the objective returns a dictionary with `loss`, of values `[b]`.
+        ValueError: unless the objective returns a dictionary with `loss`, of values `[b]`, and the
+            batch's arrays have one leading axis.
     """
     key = _key(state.key, OBJECTIVE, state.step)
 
     def loss(params: Params) -> tuple[Array, Values]:
         values = objective(params, batch, key)
-        _check_values(values)
+        _check_values(values, _num_examples(batch))
         return jnp.mean(values["loss"]), values
 
     (value, values), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -176,7 +177,7 @@ def train_step(
     return TrainState(step, params, opt_state, state.key, ~good), means
 
 
-def _check_values(values: Any, batch_size: int | None = None) -> None:
+def _check_values(values: Any, batch_size: int) -> None:
     """Raises `ValueError` unless an objective's values are one of each example, `loss` among them.
 
     Others would be broadcast, or their mean be one of means.
@@ -184,14 +185,12 @@ def _check_values(values: Any, batch_size: int | None = None) -> None:
     found: Any = type(values).__name__
     if isinstance(values, dict):
         found = {name: list(jnp.shape(each)) for name, each in values.items()}
-        shape = found.get("loss", [])[:1] if batch_size is None else [batch_size]
-        alike = all(each == shape for each in found.values())
-        if shape and alike and "loss" in found and "gradient_norm" not in found:
+        alike = all(each == [batch_size] for each in found.values())
+        if alike and "loss" in found and "gradient_norm" not in found:
             return
-    size = "b" if batch_size is None else batch_size
     raise ValueError(
         f"objective must return a dictionary with 'loss', and without 'gradient_norm', of values "
-        f"[{size}]; got {found}"
+        f"[{batch_size}]; got {found}"
     )
 
 

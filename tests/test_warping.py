@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import stn_jax
-from stn_jax import transforms
+from stn_jax import transforms, warping
 from stn_jax.coordinates import computed_target_points, target_points
 
 RNG = np.random.default_rng(0)
@@ -319,6 +319,14 @@ def test_a_spline_straightens_a_photograph_in_parts() -> None:
     program = jax.jit(lambda image, theta: stn_jax.straighten(image, theta, spline, (28, 28)))
     floats = program.lower(image, theta).compile().memory_analysis().temp_size_in_bytes / 4
     assert floats < 12 * image.shape[0] * image.shape[1]
+
+
+def test_straightening_by_a_spline_again_compiles_nothing() -> None:
+    image, spline = jnp.ones((40, 30, 1)), transforms.thin_plate_spline()
+    stn_jax.straighten(image, jnp.zeros(spline.num_params), spline, (28, 28))
+    compiled = warping._warp_points_by_rows._cache_size()
+    stn_jax.straighten(image, jnp.ones(spline.num_params), spline, (28, 28))
+    assert warping._warp_points_by_rows._cache_size() == compiled > 0
 
 
 def test_the_program_that_straightens_does_not_grow_with_the_image() -> None:

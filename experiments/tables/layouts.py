@@ -74,7 +74,7 @@ _ONE_FOR_TC = "For TC the paper has one number for all transformations, which st
 _TRAINED = (
     "With `--budget standard`, batches of 128, a learning rate that rises to 3e-3 over half an "
     "epoch, and gradients clipped to a norm of 1. Localisation networks of MNIST learn at 1.5e-3, "
-    "on the larger canvases of RTS and TC at 7.5e-4."
+    "on the larger canvases of RTS and TC at 7.5e-4. All that unless another line says otherwise."
 )
 _DECAY = "Weights decay by 0.1 where all layers are fully connected, else by 1e-4."
 _LENGTHS = (

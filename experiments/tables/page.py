@@ -55,7 +55,7 @@ def page(
         lines += ["", *_pictured([row for row in rows if row.cell.name in drawn], drawn)]
         missing = [f"`{name}`" for name in pictures if name not in drawn]
         if missing:
-            lines += ["", f"Not drawn where they were trained: {', '.join(missing)}."]
+            lines += ["", f"Without a picture here: {', '.join(missing)}."]
     return "\n".join([*lines, "", *_cells(rows)]) + "\n"
 
 

@@ -147,13 +147,30 @@ def _has_ended(run: Run) -> bool:
     """Whether a run has ended.
 
     Raises:
+        InUseError: if another process holds its folder, which would be in the way.
         _InTheWayError: if its folder holds a run of other settings, or damaged records.
     """
     try:
+        return _ended_or_in_the_way(run)
+    except _InTheWayError:
+        with run_folder.lock(run.folder):  # others may train by other settings, or rename it
+            return _ended_or_in_the_way(run)
+
+
+def _ended_or_in_the_way(run: Run) -> bool:
+    """As `_has_ended`, of a folder that nobody else uses."""
+    begun = (run.folder / "config.json").exists()
+    try:
         ended = outcome(run.folder) is not None
-        other = differences(run) if ended or (run.folder / "config.json").exists() else []
+        other = differences(run) if ended or begun else []
     except RunError as error:
         raise _InTheWayError(str(error)) from error
+    # A kill at the very start leaves no more than these.
+    if not (ended or begun) and any(
+        path.name != "lock" and not path.name.startswith(".config.json.")
+        for path in run.folder.glob("*")
+    ):
+        raise _InTheWayError(f"{run.folder}: holds files, and no config.json")
     if other:
         raise _InTheWayError(f"{run.folder}: holds a run with other settings: {', '.join(other)}")
     return ended
@@ -283,7 +300,7 @@ def _is_over(run: Run, started: float) -> bool:
     if any(end.exists() and end.stat().st_mtime < started for end in ends):
         return True
     try:
-        _has_ended(run)
+        _ended_or_in_the_way(run)
     except _InTheWayError:
         return True
     return False

@@ -164,10 +164,10 @@ def test_pictures_that_are_missing_are_named() -> None:
     picture = pages.Picture("of/r-st_cnn-affine.png", current=True)
     found = rows("table1", {"r-st_cnn-affine": result(1.0)})
     pictures = {"r-st_cnn-affine": picture, "p-st_cnn-affine": None}
-    said = "Not drawn where they were trained: `p-st_cnn-affine`."
+    said = "Without a picture here: `p-st_cnn-affine`."
     assert said in pages.page("table1", "standard", found, pictures)
     for others in ({"r-st_cnn-affine": picture}, {"p-st_cnn-affine": None}):
-        assert "Not drawn" not in pages.page("table1", "standard", found, others)
+        assert "Without a picture" not in pages.page("table1", "standard", found, others)
 
 
 def test_a_single_picture_takes_no_table() -> None:

@@ -93,7 +93,7 @@ def test_what_is_known_from_elsewhere_is_kept(
 
 
 def test_writing_again_changes_nothing(
-    write: Report, runs: pathlib.Path, out: pathlib.Path
+    write: Report, runs: pathlib.Path, out: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made.run(runs, "r-cnn", 0, 2.0)
     made.diverged(runs, "r-st_cnn-affine")
@@ -104,7 +104,9 @@ def test_writing_again_changes_nothing(
     made.unfinished(runs, "r-cnn")
     assert write() == 0
     shutil.rmtree(runs)  # as in a fresh clone
+    capsys.readouterr()
     assert write() == 0
+    assert f"{runs}: not found; written is what is known\n" in capsys.readouterr().out
     assert {path: path.read_text() for path in out.iterdir()} == before
 
 
@@ -125,7 +127,6 @@ def test_why_nothing_is_known_is_said(
     write: Report, runs: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made.run(runs, "r-cnn")
-    made.change(runs / "r-cnn" / "seed-0" / "summary.json")
     settings = runs / "r-cnn" / "seed-0" / "config.json"
     settings.write_text(settings.read_text().replace('"epochs": 30', '"epochs": 3'))
     assert write("table1") == 1
@@ -314,7 +315,7 @@ def test_data_for_pictures_that_are_gone(
     assert write("table1") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: gone.npz: ")
-    assert line.endswith("; written without 1 pictures")
+    assert line.endswith("; pictures missing: 1")
     assert entries(out / "table1.json").keys() == {"r-tiny"}
     assert "r-tiny" in (out / "table1.md").read_text()
 

@@ -124,7 +124,16 @@ def without_settings(folder: pathlib.Path) -> str:
     return f"{folder}/config.json: not found"
 
 
-@pytest.mark.parametrize("spoil", [other_settings, unfinished, cut, without_settings])
+def without_beginning_or_end(folder: pathlib.Path) -> str:
+    (folder / "summary.json").unlink()
+    (folder / "config.json").unlink()
+    (folder / "metrics.jsonl").touch()
+    return f"{folder}: holds files, and no config.json"
+
+
+@pytest.mark.parametrize(
+    "spoil", [other_settings, unfinished, cut, without_settings, without_beginning_or_end]
+)
 def test_what_is_in_the_way_is_named_and_the_others_are_trained(
     spoil: Callable[[pathlib.Path], str],
     tmp_path: pathlib.Path,
@@ -143,6 +152,16 @@ def test_what_is_in_the_way_is_named_and_the_others_are_trained(
     assert seeds(trained)[2:] == [("a", 0)]
     assert (runner.outcome(first.folder) or {})["command"] == "new"
     assert len(list(first.folder.parent.glob("seed-0-until-*"))) == 1
+
+
+def test_what_another_process_trains_by_other_settings_is_its_own(
+    tmp_path: pathlib.Path, trained: list[Config]
+) -> None:
+    run = next(runner.runs(CELLS, tmp_path, 1))
+    runner.train_all([run], command="c")
+    unfinished(run.folder)
+    with lock(run.folder):
+        assert runner.train_all([run], command="c") == runner.Left([run], [])
 
 
 def test_what_cannot_be_set_aside_is_named(
@@ -306,7 +325,8 @@ def test_the_command_trains_its_cells(
     count = len(trained)
     assert f"addition: {count} of {count} runs are finished" in capsys.readouterr().out
     unfinished(folder)
-    (folder.with_name("seed-0") / "diverged.json").write_text("{}")
+    for seed in (0, 1):  # that of 1 is in the way, and not counted
+        (folder.with_name(f"seed-{seed}") / "diverged.json").write_text("{}")
     assert paper.main(command) == 1
     said = capsys.readouterr()
     assert f"{count - 1} of {count} runs are finished in {folder.parents[1]}, 1 of" in said.out
