@@ -3,66 +3,84 @@
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
 
-from experiments.config import OptionalStr
-from experiments.exits import exit_code
-from experiments.records import RunError
-from experiments.tables.cells import TABLES, Budget, TableName
+from experiments.paper.cells import Budget
+from experiments.paper.registry import TABLES, TableName
+from experiments.runs.records import RunError
+from experiments.settings.config import OptionalStr
+from experiments.settings.errors import run_command
 
 PROGRAM = "python -m experiments.report"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Write tables and pictures from the runs of `python -m experiments.paper`.
+class ReportOptions:
+    """Write tables and figures from the runs of `python -m experiments.paper`.
 
-    RESULTS/TABLE.json, TABLE.md and pictures/CELL.png. Of what there is no run here, they keep
-    what they held before. Tables that share a cell are written together.
+    Writes RESULTS/TABLE.json, RESULTS/TABLE.md and RESULTS/pictures/CELL.png. Recorded results of
+    runs that are not in RUN_DIR are kept. Tables that share a cell are written together.
     """
 
     tables: Annotated[tuple[TableName, ...], tyro.conf.Positional] = ()
-    """Which tables. Default: all of which anything is known."""
+    """The tables to write. Default: all that have results."""
     budget: Budget = "standard"
-    """Of the runs."""
+    """The budget of the runs."""
     run_dir: str = "runs/paper"
-    """Folder of the runs, RUN_DIR/BUDGET/CELL/seed-K."""
+    """Folder of the runs. A run is in RUN_DIR/BUDGET/CELL/seed-K."""
     results: str = "experiments/results"
-    """Folder of the results, which are of one budget."""
+    """Folder of the results. It holds the results of one budget."""
     data_dir: OptionalStr = None
-    """Folder with the data, for the pictures. Default: where each run had them."""
+    """Folder with the data, for the figures. Default: the folder that each run used."""
     figures: bool = True
-    """Draw the pictures."""
+    """Draw the figures."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parses the command line and writes; says in one line what went wrong."""
+    """Runs the command; returns the exit code, and prints errors in one line."""
     given = sys.argv[1:] if arguments is None else arguments
-    return exit_code(lambda: _run(given))
+    return run_command(lambda: _run(given))
 
 
 def _run(arguments: list[str]) -> None:
-    options = tyro.cli(Options, prog=PROGRAM, description=Options.__doc__, args=arguments)
+    description = ReportOptions.__doc__
+    options = tyro.cli(ReportOptions, prog=PROGRAM, description=description, args=arguments)
     runs = pathlib.Path(options.run_dir).expanduser() / options.budget
     results = pathlib.Path(options.results).expanduser()
     wanted = options.tables or tuple(TABLES)
-    # What is known already can be written again without any run.
     if not (runs.is_dir() or any((results / f"{table}.json").exists() for table in wanted)):
         raise RunError(f"{runs}: not found, so there are no runs of --budget {options.budget}")
     if not runs.is_dir():
-        print(f"{runs}: not found; written is what is known")
+        print(f"{runs}: not found; writing recorded results only")
 
-    from experiments.tables import writing  # which imports JAX
-
-    places = writing.Places(options.budget, runs, results, options.data_dir, options.figures)
-    written = [writing.write(table, places) for table in writing.with_shared(wanted, places)]
-    if not any(each.known for each in written):
-        raise RunError(f"{runs}: holds no run that ended of {', '.join(wanted)}")
-    undrawn = [why for each in written for why in each.undrawn]
+    known, undrawn = _write_tables(wanted, options, runs, results)
+    if not known:
+        raise RunError(f"{runs}: holds no finished run of {', '.join(wanted)}")
     if undrawn:
-        raise RunError(f"{undrawn[0]}; pictures missing: {len(undrawn)}")
+        raise RunError(f"{undrawn[0]}; figures missing: {len(undrawn)}")
+
+
+def _write_tables(
+    wanted: Sequence[TableName], options: ReportOptions, runs: pathlib.Path, results: pathlib.Path
+) -> tuple[int, list[str]]:
+    """Writes tables; returns the number of cells with a result, and why figures are missing."""
+    # Imports jax; --help must stay fast.
+    from experiments.paper.write_tables import ReportPaths, add_sharing_tables, write_table
+
+    paths = ReportPaths(options.budget, runs, results, options.data_dir, options.figures)
+    known, undrawn = 0, []
+    for name in add_sharing_tables(wanted, paths):
+        written = write_table(name, paths)
+        for message in written.messages:
+            print(message)
+        if written.known:
+            print(f"{name}: {written.known} of {written.total} cells in {results / f'{name}.md'}")
+        known += written.known
+        undrawn += written.undrawn
+    return known, undrawn
 
 
 if __name__ == "__main__":

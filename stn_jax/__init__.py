@@ -1,18 +1,17 @@
-"""Spatial transformers in JAX: pure functions, and Flax modules around them."""
+"""Spatial transformer networks in JAX: pure functions and Flax modules."""
 
 from stn_jax import (
     colocalisation,
     contrast,
     coordinates,
     distortions,
-    extrusion,
     nn,
-    population,
     poses,
     training,
     transforms,
 )
 from stn_jax.sampling import grid_sample
+from stn_jax.training import population
 from stn_jax.warping import (
     affine_grid,
     outside_frame,
@@ -30,7 +29,6 @@ __all__ = [
     "contrast",
     "coordinates",
     "distortions",
-    "extrusion",
     "grid_sample",
     "nn",
     "outside_frame",

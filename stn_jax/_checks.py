@@ -1,4 +1,4 @@
-"""Errors that name the argument, what was given and what is allowed."""
+"""Argument checks. Errors name the argument, what is allowed and what was given."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,18 +15,18 @@ def check_choice(argument: str, value: object, allowed: Iterable[str]) -> None:
 
 
 def check_shape(argument: str, shape: Sequence[int], expected: str, ok: bool) -> None:
-    """Raises `ValueError` saying that `argument` must have the `expected` shape, unless `ok`."""
+    """Raises `ValueError` unless `ok`. The message gives the `expected` and the actual shape."""
     if not ok:
         raise ValueError(f"{argument} must have shape {expected}; got {list(shape)}")
 
 
-def one_example(ndim: int) -> str:
-    """The shape of an image or volume, for an error that a batch may have led to."""
+def describe_image_shape(ndim: int) -> str:
+    """The shape of one image or volume, for error messages; it points to `vmap` for batches."""
     return f"{'[h, w, c]' if ndim == 2 else '[d, h, w, c]'} (one example; jax.vmap makes batches)"
 
 
 def check_sizes(argument: str, sizes: object, ndim: int) -> tuple[int, ...]:
-    """`sizes` as a tuple of `ndim` non-negative integers, or `ValueError`."""
+    """Returns `sizes` as a tuple of `ndim` non-negative integers, or raises `ValueError`."""
     try:
         values = tuple(int(np.asarray(size).__index__()) for size in sizes)  # type: ignore[attr-defined]
     except TypeError:
@@ -37,12 +37,12 @@ def check_sizes(argument: str, sizes: object, ndim: int) -> tuple[int, ...]:
 
 
 def is_floating(dtype: np.dtype) -> bool:
-    """Whether values are real floating-point numbers that JAX computes with: not float8."""
+    """Whether `dtype` is a real floating dtype of at least 16 bits, which excludes float8."""
     return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits >= 16
 
 
 def check_floating(argument: str, array: jax.Array | np.ndarray) -> None:
-    """Raises `ValueError` unless `array` holds real floating-point numbers."""
+    """Raises `ValueError` unless the dtype of `array` satisfies `is_floating`."""
     if not is_floating(array.dtype):
         narrow = jnp.issubdtype(array.dtype, jnp.floating)
         reason = ", which is too narrow to compute in" if narrow else ""
@@ -50,28 +50,28 @@ def check_floating(argument: str, array: jax.Array | np.ndarray) -> None:
 
 
 def check_bool(argument: str, value: object) -> None:
-    """Raises `ValueError` unless `value` is a bool, which a number or a string is not."""
+    """Raises `ValueError` unless `value` is a Python or NumPy bool. Integers are rejected."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{argument} must be True or False; got {value!r}")
 
 
 def is_traced(values: object) -> bool:
-    """Whether any of `values` is known only when the program runs, so that none can be checked."""
+    """Whether any leaf of `values` is a tracer, whose value cannot be checked."""
     return any(isinstance(value, jax.core.Tracer) for value in jax.tree.leaves(values))
 
 
 def as_numbers(values: object) -> np.ndarray | None:
-    """`values` as an array; None where they are no real numbers."""
+    """Returns `values` as a real NumPy array, or None if they are not real numbers."""
     try:
         array = np.asarray(values)
-    except ValueError:  # of sequences that are no array
+    except ValueError:  # ragged sequences
         return None
     kinds = (jnp.floating, jnp.integer, jnp.bool_)
     return array if any(jnp.issubdtype(array.dtype, kind) for kind in kinds) else None
 
 
 def check_at_least_0(argument: str, value: object) -> None:
-    """Raises `ValueError` unless `value` is traced, or a finite number of at least 0."""
+    """Raises `ValueError` unless `value` is a finite number >= 0. Tracers pass unchecked."""
     if is_traced(value):
         return
     number = as_numbers(value)

@@ -1,10 +1,15 @@
-"""Names for types."""
+"""Type aliases for annotations."""
+
+from typing import Literal
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
-# What public functions take: arrays of JAX, traced or not, and of NumPy.
+# Public functions accept JAX arrays, traced or concrete, and NumPy arrays.
 Array = jax.Array | np.ndarray
-# A setting that may be traced, where members of a population differ in it.
+# A setting that may be traced, so that the members of a population can differ in it.
 Number = float | Float[jax.Array, ""]
+
+Mode = Literal["nearest", "bilinear", "bicubic"]
+PaddingMode = Literal["zeros", "border", "reflection"]

@@ -12,20 +12,21 @@ from stn_jax._types import Array
 def local_contrast(
     image: Float[Array, "h w c"], *, sigma_px: float = 3.0
 ) -> Float[jax.Array, "h w c"]:
-    """Subtracts from each pixel the mean of its surroundings, and divides by their deviation.
+    """Subtracts the local mean from each pixel and divides by the local standard deviation.
 
-    Surroundings are weighted by a Gaussian, of which only what lies on the image counts. Where the
-    deviation is below its mean over the image it is taken for that, so that flat parts stay flat.
+    Mean and deviation are weighted by a Gaussian, truncated at the image border and renormalised.
+    The deviation is at least its mean over the image, so that flat regions stay flat.
 
     Args:
-        image: `[h, w, c]`, floating, in any unit; each channel is normalised on its own.
-        sigma_px: the Gaussian's standard deviation, in pixels, positive. Static.
+        image: `[h, w, c]`, floating, in any unit; channels are normalised separately.
+        sigma_px: standard deviation of the Gaussian in pixels, positive. Static.
 
     Returns:
-        `[h, w, c]`, without unit, at least float32; 0 where a channel is constant.
+        `[h, w, c]`, dimensionless, at least float32; 0 in constant channels.
 
     Raises:
-        ValueError: on an image of another rank or type, or a deviation that is not positive.
+        ValueError: if the image has another rank or is not floating, or if `sigma_px` is not
+            positive.
 
     Example:
         >>> image = jnp.eye(8)[..., None]
@@ -38,24 +39,24 @@ def local_contrast(
     check_floating("image", image)
     if not sigma_px > 0:
         raise ValueError(f"sigma_px must be positive; got {sigma_px}")
-    rows, columns = (_gaussian(size, sigma_px) for size in image.shape[:2])
+    rows, columns = (_gaussian_weights(size, sigma_px) for size in image.shape[:2])
 
     def blurred(image: Array) -> jax.Array:
-        precision = jax.lax.Precision.HIGHEST  # a mean that is subtracted
+        precision = jax.lax.Precision.HIGHEST  # the difference to the mean amplifies errors
         return jnp.einsum("yh,xw,hwc->yxc", rows, columns, image, precision=precision)
 
     image = jnp.asarray(image)
     centred = image - blurred(image)
     variance = blurred(centred**2)
-    # The root's slope at 0 is infinite, and would be NaN for all pixels.
+    # The derivative of the root is infinite at 0 and would make all gradients NaN.
     deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
-    least = jnp.mean(deviation, axis=(0, 1))
-    flat = least <= 1e-6 * jnp.max(jnp.abs(image), initial=0)  # roundings of a constant
-    return jnp.where(flat, 0, centred / jnp.maximum(deviation, jnp.where(flat, 1, least)))
+    floor = jnp.mean(deviation, axis=(0, 1))
+    flat = floor <= 1e-6 * jnp.max(jnp.abs(image), initial=0)  # rounding errors of a constant
+    return jnp.where(flat, 0, centred / jnp.maximum(deviation, jnp.where(flat, 1, floor)))
 
 
-def _gaussian(size: int, sigma: float) -> Float[np.ndarray, "size size"]:
-    """The weights of each pixel's surroundings along an axis, of sum 1."""
-    places = np.arange(size)
-    weights = np.exp(-((places[:, None] - places) ** 2) / (2 * sigma**2))
+def _gaussian_weights(size: int, sigma: float) -> Float[np.ndarray, "size size"]:
+    """Row i holds the weights of the neighbourhood of pixel i on an axis; they sum to 1."""
+    positions = np.arange(size)
+    weights = np.exp(-((positions[:, None] - positions) ** 2) / (2 * sigma**2))
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

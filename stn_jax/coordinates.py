@@ -1,13 +1,13 @@
-"""Pixels and normalised coordinates.
+"""Conversion between pixel coordinates and normalised coordinates.
 
-The only file that knows `align_corners`. Two units are used in this package:
+This is the only module that interprets `align_corners`. The package uses two units:
 
-- *pixel* coordinates: the centre of the first pixel of an axis is 0, of the last `size - 1`;
-- *normalised* coordinates: the axis runs from -1 to 1, from the outer edges of its outermost
-  pixels (`align_corners=False`) or from their centres (`align_corners=True`).
+- *pixel* coordinates: the centre of the first pixel of an axis is 0, that of the last `size - 1`;
+- *normalised* coordinates: -1 and 1 are the outer edges of the outermost pixels of an axis
+  (`align_corners=False`) or their centres (`align_corners=True`).
 
-Points list their coordinates in the order (x, y[, z]), the reverse of an image's axes
-(..., height, width): x belongs to the width.
+The coordinates of a point are ordered (x, y[, z]), the reverse of the axes of an image
+(..., height, width): x runs along the width.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ __all__ = ["pixel_bounds", "target_points", "to_normalised", "to_pixels"]
 
 
 def half_extent(size: int, *, align_corners: bool) -> float:
-    """Half the length in pixels that the normalised interval [-1, 1] covers on an axis."""
+    """Half the length, in pixels, of the normalised interval [-1, 1] on an axis."""
     return (size - 1) / 2 if align_corners else size / 2
 
 
@@ -29,11 +29,12 @@ def pixel_bounds(size: int, *, align_corners: bool) -> tuple[float, float]:
     """The pixel coordinates of -1 and of 1 on an axis.
 
     Args:
-        size: pixels on the axis.
-        align_corners: whether -1 and 1 are the outermost pixels' centres, not their outer edges.
+        size: number of pixels on the axis.
+        align_corners: whether -1 and 1 are the centres of the outermost pixels or their outer
+            edges.
 
     Returns:
-        Those of -1 and of 1.
+        The pixel coordinate of -1 and that of 1.
 
     Example:
         >>> pixel_bounds(4, align_corners=False)
@@ -46,14 +47,14 @@ def pixel_bounds(size: int, *, align_corners: bool) -> tuple[float, float]:
 def to_pixels(
     normalised: Float[jax.Array, "*shape"], size: int, *, align_corners: bool
 ) -> Float[jax.Array, "*shape"]:
-    """Normalised coordinates on one axis, in pixels.
+    """Converts normalised coordinates on one axis to pixels.
 
     Args:
-        normalised: of any shape.
-        size, align_corners: as for `pixel_bounds`. Static.
+        normalised: normalised coordinates of any shape.
+        size, align_corners: as in `pixel_bounds`. Static.
 
     Returns:
-        Pixel coordinates, of that shape.
+        Pixel coordinates of the same shape.
 
     Example:
         >>> to_pixels(jnp.asarray([-1.0, 0.0]), 4, align_corners=False)
@@ -65,14 +66,14 @@ def to_pixels(
 def to_normalised(
     pixels: Float[jax.Array, "*shape"], size: int, *, align_corners: bool
 ) -> Float[jax.Array, "*shape"]:
-    """Pixel coordinates on one axis, normalised.
+    """Converts pixel coordinates on one axis to normalised coordinates.
 
     Args:
-        pixels: of any shape.
-        size, align_corners: as for `pixel_bounds`. Static.
+        pixels: pixel coordinates of any shape.
+        size, align_corners: as in `pixel_bounds`. Static.
 
     Returns:
-        Normalised coordinates, of that shape; all 0 on an axis of one pixel with `align_corners`.
+        Normalised coordinates of the same shape; all 0 if `align_corners` and `size` is 1.
 
     Example:
         >>> to_normalised(jnp.asarray([-0.5, 1.5]), 4, align_corners=False)
@@ -83,27 +84,27 @@ def to_normalised(
 
 
 def centred_pixels(shape: Sequence[int]) -> tuple[np.ndarray, ...]:
-    """Pixel centres of an image of `shape`, measured from its middle.
+    """Pixel centres of an image of `shape`, in pixels from the centre of the image.
 
-    They are whole or half numbers, hence exact in floating point, which normalised coordinates
-    are not: what is to be exact at the identity is computed from these.
+    They are integers or half-integers, which floating point represents exactly; normalised
+    coordinates are rounded. Computations that must be exact at the identity start from these.
 
     Returns:
-        One float32 array for x, y[, z], in that order; each has `len(shape)` axes, all but its
-        own of length 1, so that together they broadcast to `shape`.
+        One float32 array each for x, y[, z]. Each has `len(shape)` axes, all but its own of
+        length 1, so that together they broadcast to `shape`.
     """
     ndim = len(shape)
-    planes = []
+    centres = []
     for axis in reversed(range(ndim)):
         offsets = (2.0 * np.arange(shape[axis]) + 1 - shape[axis]) / 2
-        planes.append(
+        centres.append(
             offsets.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(ndim)])
         )
-    return tuple(planes)
+    return tuple(centres)
 
 
-def centred_scale(size: int, *, align_corners: bool) -> float:
-    """Centred pixels per normalised unit on a target axis; 1 where the axis is a single point."""
+def target_scale(size: int, *, align_corners: bool) -> float:
+    """Pixels per normalised unit on a target axis; 1 if [-1, 1] has length 0."""
     return half_extent(size, align_corners=align_corners) or 1.0
 
 
@@ -112,30 +113,31 @@ def target_points(shape: Sequence[int], *, align_corners: bool) -> Float[np.ndar
 
     Args:
         shape: (height, width) or (depth, height, width).
-        align_corners: as for `pixel_bounds`.
+        align_corners: as in `pixel_bounds`.
 
     Returns:
-        `[*shape, n]`, (x, y[, z]) on the last axis, float64 of NumPy.
+        `[*shape, n]`, a float64 NumPy array with (x, y[, z]) on the last axis.
 
     Example:
         >>> target_points((1, 2), align_corners=False)[0, :, 0]
         array([-0.5,  0.5])
     """
-    planes = [
-        plane.astype(np.float64) / centred_scale(size, align_corners=align_corners)
-        for plane, size in zip(centred_pixels(shape), reversed(shape), strict=True)
+    coordinates = [
+        centres.astype(np.float64) / target_scale(size, align_corners=align_corners)
+        for centres, size in zip(centred_pixels(shape), reversed(shape), strict=True)
     ]
-    return np.stack(np.broadcast_arrays(*planes), axis=-1)
+    return np.stack(np.broadcast_arrays(*coordinates), axis=-1)
 
 
 def computed_target_points(shape: Sequence[int], dtype: np.dtype) -> Float[jax.Array, "*shape n"]:
-    """`target_points` between outer edges, of `dtype`, by the program that uses them.
+    """`target_points` without `align_corners`, computed at run time instead of stored.
 
-    As a constant, those of a photograph are megabytes of a program, and XLA takes seconds over it.
+    As a constant, the points of a photograph add megabytes to a program and seconds to its
+    compilation.
     """
 
-    def plane(axis: int) -> jax.Array:
-        numbers = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-        return (2 * numbers + 1 - shape[axis]).astype(dtype) / shape[axis]
+    def coordinate(axis: int) -> jax.Array:
+        index = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+        return (2 * index + 1 - shape[axis]).astype(dtype) / shape[axis]
 
-    return jnp.stack([plane(axis) for axis in reversed(range(len(shape)))], axis=-1)
+    return jnp.stack([coordinate(axis) for axis in reversed(range(len(shape)))], axis=-1)

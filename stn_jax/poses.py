@@ -1,9 +1,9 @@
-"""Poses of images: the similarity that a transformation is nearest to, in pixels.
+"""Poses: the similarity, in pixels, that is closest to a transformation.
 
-A pose is a theta of `stn_jax.transforms.similarity`, (angle, log s, tx, ty), but for pixels that
-are counted from the middle of each image in place of normalised coordinates: angles and scales are
-those that one sees, also where images are not square. `similarity.compose`, `inverse` and `warp`
-serve poses as well.
+A pose is laid out like a theta of `stn_jax.transforms.similarity`, (angle, log s, tx, ty), but it
+acts on pixels from the centre of each image instead of normalised coordinates. Angles and scales
+are therefore those seen on screen, even if images are not square. `similarity.compose`, `inverse`
+and `warp` also work on poses.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,12 @@ from stn_jax.warping import warp_points
 def affine_from_pixels(
     matrix_px: Float[jax.Array, "2 3"], input_shape: Sequence[int], output_shape: Sequence[int]
 ) -> Float[jax.Array, "6"]:
-    """Theta of `affine` for a map from centred output pixels to centred input pixels.
+    """Converts an affine map from pixels to a theta of `transforms.affine`.
+
+    Convention: the map goes from output pixels to input pixels, each from the centre of its image.
 
     Args:
-        matrix_px: of that map, its rows giving x and y.
+        matrix_px: matrix of the map; its rows give x and y.
         input_shape: (height, width) of the image that is warped. Static.
         output_shape: (height, width) of the output. Static.
 
@@ -33,7 +35,7 @@ def affine_from_pixels(
         `[6]`, for `spatial_transform` without `align_corners`.
 
     Raises:
-        ValueError: on a shape that is no two sizes.
+        ValueError: unless both shapes are two non-negative integers.
 
     Example:
         >>> shift = jnp.asarray([[1.0, 0.0, 3.0], [0.0, 1.0, 0.0]])
@@ -51,10 +53,12 @@ def affine_from_pixels(
 def affine_from_pose(
     pose: Float[Array, "4"], input_shape: Sequence[int], output_shape: Sequence[int]
 ) -> Float[jax.Array, "6"]:
-    """Theta of `affine` for what a pose says, from output to input.
+    """Converts a pose to a theta of `transforms.affine`.
+
+    Convention: the pose maps output pixels to input pixels, each from the centre of its image.
 
     Args:
-        pose: (angle in radians, log s, tx, ty), the shift in pixels.
+        pose: (angle in radians, log s, tx, ty), with tx and ty in pixels.
         input_shape: (height, width) of the image that is warped. Static.
         output_shape: (height, width) of the output. Static.
 
@@ -62,7 +66,8 @@ def affine_from_pose(
         `[6]`, for `spatial_transform` without `align_corners`.
 
     Raises:
-        ValueError: on a pose of another shape, or a shape that is no two sizes.
+        ValueError: if the pose has another shape, or unless both shapes are two non-negative
+            integers.
 
     Example:
         >>> affine_from_pose(jnp.asarray([0.0, 0.0, 3.0, 0.0]), (8, 6), (8, 6))[2]
@@ -80,27 +85,27 @@ def pose_at_centre(
     output_shape: Sequence[int] | None = None,
     align_corners: bool = False,
 ) -> Float[jax.Array, "4"]:
-    """The pose of the similarity that a planar transformation is nearest to at its centre.
+    """Computes the pose of the similarity closest to a planar transformation at its centre.
 
-    Nearest (in the sum of squares) to the linear part at the centre of the output, which has a
-    homography and a spline too. That of a similarity before or after a transformation is composed
-    with the pose of the transformation, so that poses show whether frames follow images.
+    It is the least-squares fit to the Jacobian at the centre of the output, which homographies and
+    splines have too. If the image is warped by a similarity first, the pose is composed with that
+    of the similarity. Poses therefore show whether frames follow their images.
 
     Args:
-        theta: flat, `[transform.num_params]`.
+        theta: flat parameters, `[transform.num_params]`.
         transform: a planar family. Static.
         input_shape: (height, width) of the image that is warped. Static.
-        output_shape: (height, width) of the output, by default the input's. Static.
-        align_corners: as for `spatial_transform`. Static.
+        output_shape: (height, width) of the output, by default `input_shape`. Static.
+        align_corners: as in `spatial_transform`. Static.
 
     Returns:
-        (angle in radians, log s, tx, ty) from centred output pixels to centred input pixels; log s
-        is -inf, up to rounding, for a mirror, to which no similarity is near: its angle means
-        nothing, and slopes are NaN.
+        (angle in radians, log s, tx, ty), from centred output pixels to centred input pixels. For
+        a reflection, which no similarity approximates, log s is -inf up to rounding, the angle is
+        meaningless and gradients are NaN.
 
     Raises:
-        ValueError: on a transformation that is not planar, a shape that is no two sizes, and as
-            `warp_points`.
+        ValueError: if the transformation is not planar, unless both shapes are two non-negative
+            integers, and as `warp_points`.
 
     Example:
         >>> from stn_jax.transforms import rotation
@@ -115,9 +120,9 @@ def pose_at_centre(
     given = input_shape if output_shape is None else output_shape
     out_height, out_width = output_shape = check_sizes("output_shape", given, 2)
     dtype = at_least_float32(theta).dtype
-    middle = jnp.asarray([(out_width - 1) / 2, (out_height - 1) / 2], dtype)
+    centre = jnp.asarray([(out_width - 1) / 2, (out_height - 1) / 2], dtype)
 
-    def source(point: jax.Array) -> jax.Array:
+    def source_of(point: jax.Array) -> jax.Array:
         return warp_points(
             point,
             theta,
@@ -128,28 +133,31 @@ def pose_at_centre(
             align_corners=align_corners,
         )
 
-    shift = source(middle) - jnp.asarray([(width - 1) / 2, (height - 1) / 2], dtype)
-    (xx, xy), (yx, yy) = jax.jacfwd(source)(middle)
+    shift = source_of(centre) - jnp.asarray([(width - 1) / 2, (height - 1) / 2], dtype)
+    (xx, xy), (yx, yy) = jax.jacfwd(source_of)(centre)
     cos, sin = (xx + yy) / 2, (yx - xy) / 2
-    turned = jnp.stack([jnp.arctan2(sin, cos), jnp.log(jnp.hypot(cos, sin))])
-    return jnp.concatenate([turned, shift])
+    angle_and_log_scale = jnp.stack([jnp.arctan2(sin, cos), jnp.log(jnp.hypot(cos, sin))])
+    return jnp.concatenate([angle_and_log_scale, shift])
 
 
 def equivariance_error(
     applied: Float[Array, "4"], before: Float[Array, "4"], after: Float[Array, "4"]
 ) -> Float[jax.Array, "3"]:
-    """How far a transformer is from following its image: 0 if it sees the same as before.
+    """Measures how far a transformer is from following the motion of its image.
+
+    A transformer that follows exactly produces the same output before and after the image moves,
+    and has error 0.
 
     Args:
-        applied: the pose of the warp that the image was moved by: the moved image's pixel p shows
-            what the image shows at `similarity.warp(applied, p)`.
-        before: the pose of the transformer's frame on the image.
-        after: that on the moved image.
+        applied: pose of the warp that moved the image: pixel p of the moved image shows what the
+            original image shows at `similarity.warp(applied, p)`.
+        before: pose of the transformer's frame on the original image.
+        after: pose of the transformer's frame on the moved image.
 
     Returns:
-        Angle in radians in (-pi, pi], log of the scale, and distance of the frames' centres in
-        pixels, between the frame on the moved image, as seen in the image, and that before. Of a
-        transformer that ignores its input it is what was applied.
+        Angle in radians in (-pi, pi], log of the scale, and distance of the centres in pixels,
+        between the frame on the moved image, mapped back to the original image, and the frame
+        before. If the transformer ignores its input, angle and log scale are those of `applied`.
 
     Example:
         >>> still = jnp.zeros(4)

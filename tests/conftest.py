@@ -1,4 +1,4 @@
-"""What all tests share: checked annotations, double precision on request, real data on request."""
+"""Settings and fixtures of all tests: annotation checks, double precision and real data."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ from jaxtyping import install_import_hook
 
 import tests.annotations
 
-# Before anything imports the package: every annotated shape is checked in every test.
+# Must come before any import of the package. Every annotated shape is checked in every test.
 install_import_hook("stn_jax", f"{tests.annotations.__name__}.check")
 
 import hypothesis
@@ -19,7 +19,7 @@ import pytest
 
 hypothesis.settings.register_profile("faults", max_examples=2000)  # see `make test-faults`
 
-# Two devices, so that sharding can be tested; all else runs on the first.
+# Two devices, so that sharding can be tested. Other tests run on the first one.
 jax.config.update("jax_num_cpu_devices", 2)
 
 
@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--data-dir",
         default=None,
-        help="folder with real data sets; tests that need it are skipped",
+        help="folder with real data sets; without it, tests that need them are skipped",
     )
 
 
@@ -41,7 +41,7 @@ def data_dir(request: pytest.FixtureRequest) -> pathlib.Path:
 
 @pytest.fixture
 def unchecked():
-    """Switches off the checking of annotations, so that the functions' own errors show."""
+    """Disables annotation checks, so that the errors of the functions themselves are raised."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -49,6 +49,6 @@ def unchecked():
 
 @pytest.fixture
 def x64():
-    """Double precision for one test."""
+    """Enables double precision."""
     with jax.enable_x64(True):
         yield

@@ -1,4 +1,4 @@
-"""Every mode, padding and align_corners, for tests with a parameter `options`."""
+"""All combinations of mode, padding and align_corners, for tests with a parameter `options`."""
 
 import itertools
 from typing import Any
@@ -15,11 +15,11 @@ OPTIONS = [
 ]
 
 
-def each(options: list[dict[str, Any]]) -> pytest.MarkDecorator:
-    """One test for each."""
+def parametrize_options(options: list[dict[str, Any]]) -> pytest.MarkDecorator:
+    """Parametrises a test over the given options."""
     return pytest.mark.parametrize(
-        "options", options, ids=lambda one: "-".join(str(value) for value in one.values())
+        "options", options, ids=lambda given: "-".join(str(value) for value in given.values())
     )
 
 
-every_option = each(OPTIONS)
+every_option = parametrize_options(OPTIONS)

@@ -1,4 +1,4 @@
-"""The public functions keep one set of house rules."""
+"""Conventions that every public function follows."""
 
 import importlib
 import inspect
@@ -15,12 +15,11 @@ MODULES = (stn_jax, *(value for value in PUBLIC if isinstance(value, types.Modul
 
 
 def functions_of(module: types.ModuleType) -> dict[str, types.FunctionType]:
-    """By name, those of `__all__`; without it, those that are defined there, not imported."""
+    """The functions in `__all__`, or those defined in the module if it has no `__all__`."""
     found = {name: value for name, value in vars(module).items() if inspect.isfunction(value)}
     if hasattr(module, "__all__"):
         return {name: found[name] for name in module.__all__ if name in found}
-    here = module.__name__
-    return {n: f for n, f in found.items() if n[0] != "_" and f.__module__ == here}
+    return {n: f for n, f in found.items() if n[0] != "_" and f.__module__ == module.__name__}
 
 
 def public_functions() -> list:
@@ -33,10 +32,12 @@ def public_functions() -> list:
 
 
 FUNCTIONS = public_functions()
-names = pytest.mark.parametrize(("name", "function"), FUNCTIONS, ids=[n for n, _ in FUNCTIONS])
+every_function = pytest.mark.parametrize(
+    ("name", "function"), FUNCTIONS, ids=[n for n, _ in FUNCTIONS]
+)
 
 
-def test_the_contract_is_there() -> None:
+def test_promised_names_exist() -> None:
     for name in ("affine_grid", "grid_sample", "spatial_transform", "transforms", "nn"):
         assert hasattr(stn_jax, name)
     for name in ("distortions", "training"):
@@ -50,66 +51,71 @@ def test_the_contract_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", [found.name for found in pkgutil.iter_modules(stn_jax.__path__)])
-def test_a_module_is_public_or_its_functions_are(name: str) -> None:
-    """What has no underscore is promised, under its own name or by `stn_jax` itself."""
+def test_modules_without_underscore_are_public_or_reexported(name: str) -> None:
     if name[0] != "_" and name not in stn_jax.__all__:
         assert {*functions_of(importlib.import_module(f"stn_jax.{name}"))} <= {*stn_jax.__all__}
 
 
-def test_what_is_public_is_there() -> None:
+def test_all_lists_existing_names() -> None:
     for module in MODULES:
         for name in getattr(module, "__all__", ()):
             assert hasattr(module, name)
-    assert {"stn_jax.contrast", "stn_jax.population"} <= {module.__name__ for module in MODULES}
-    assert {"stn_jax.extrusion.extruded", "stn_jax.nn.layers.max_pool"} <= {n for n, _ in FUNCTIONS}
+    assert {"stn_jax.contrast", "stn_jax.training.population"} <= {
+        module.__name__ for module in MODULES
+    }
+    expected = {"stn_jax.distortions.solids.extruded", "stn_jax.nn.layers.max_pool"}
+    assert expected <= {name for name, _ in FUNCTIONS}
 
 
 def section(documentation: str, title: str) -> str:
-    """What stands under a title, up to the next line that is not indented."""
+    """The text under a section title, up to the next line without indentation."""
     found = re.search(rf"^{title}:\n((?: .*\n|\n)+)", documentation + "\n", re.MULTILINE)
     return found[1] if found else ""
 
 
-@names
-def test_documented(name: str, function: types.FunctionType) -> None:
+@every_function
+def test_docstrings_describe_all_arguments_and_the_result(
+    name: str, function: types.FunctionType
+) -> None:
     documentation, signature = inspect.getdoc(function), inspect.signature(function)
     assert documentation
-    said = re.findall(r"^ {4}((?:\w+, )*\w+): \S", section(documentation, "Args"), re.MULTILINE)
-    assert {n for names in said for n in names.split(", ")} == {*signature.parameters}
+    described = re.findall(
+        r"^ {4}((?:\w+, )*\w+): \S", section(documentation, "Args"), re.MULTILINE
+    )
+    assert {n for names in described for n in names.split(", ")} == {*signature.parameters}
     if signature.return_annotation is not None:
         assert section(documentation, "Returns").strip()
 
 
-@names
-def test_annotated(name: str, function: types.FunctionType) -> None:
+@every_function
+def test_arguments_and_results_are_annotated(name: str, function: types.FunctionType) -> None:
     signature = inspect.signature(function)
     assert signature.return_annotation is not inspect.Signature.empty
     for parameter in signature.parameters.values():
         assert parameter.annotation is not inspect.Parameter.empty, parameter.name
 
 
-# Of these the key comes last: the arguments are an objective's.
-MEASURING = ("stn_jax.training.evaluate", "stn_jax.training.each_example")
+# The key comes last here, because the arguments are those of an objective.
+KEY_LAST = ("stn_jax.training.fit.evaluate", "stn_jax.training.fit.per_example")
 
 
-@names
+@every_function
 def test_the_key_comes_first(name: str, function: types.FunctionType) -> None:
     parameters = list(inspect.signature(function).parameters)
-    if "key" in parameters and name not in MEASURING:
+    if "key" in parameters and name not in KEY_LAST:
         assert parameters[0] == "key"
 
 
-@names
+@every_function
 def test_options_are_keyword_only(name: str, function: types.FunctionType) -> None:
     for parameter in inspect.signature(function).parameters.values():
         option = isinstance(parameter.default, str | bool | float)
-        makes_a_transform = name.endswith(".thin_plate_spline")  # the contract's own signature
-        if option and not makes_a_transform:
+        if option and not name.endswith(".thin_plate_spline"):
             assert parameter.kind is inspect.Parameter.KEYWORD_ONLY, parameter.name
 
 
-@names
-def test_one_default_of_each_option(name: str, function: types.FunctionType) -> None:
+@every_function
+def test_each_option_has_one_default(name: str, function: types.FunctionType) -> None:
     defaults = {"mode": "bilinear", "padding_mode": "zeros", "align_corners": False, "fill": 0.0}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name in defaults and parameter.default is not inspect.Parameter.empty:

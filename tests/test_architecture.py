@@ -1,6 +1,11 @@
-"""Imports run one way, and each package knows only what it should."""
+"""The architecture: which unit may import which. Imports go down only.
+
+`python tests/test_architecture.py` prints the units, their levels and the number of import edges.
+"""
 
 import ast
+import collections
+import functools
 import pathlib
 import subprocess
 import sys
@@ -9,9 +14,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# Module (or package) -> what of the project it may import besides itself.
 LEAVES = ("stn_jax._types", "stn_jax._checks")
-ALLOWED = {
+# Unit -> the units of the project that it may import besides itself. The order is from the bottom
+# to the top.
+LIBRARY = {
     "stn_jax._types": (),
     "stn_jax._checks": (),
     "stn_jax.coordinates": LEAVES,
@@ -19,30 +25,67 @@ ALLOWED = {
     "stn_jax.sampling": (*LEAVES, "stn_jax.coordinates"),
     "stn_jax.warping": (*LEAVES, "stn_jax.coordinates", "stn_jax.sampling", "stn_jax.transforms"),
     "stn_jax.poses": (*LEAVES, "stn_jax.transforms", "stn_jax.warping"),
-    "stn_jax.extrusion": (*LEAVES, "stn_jax.sampling", "stn_jax.transforms", "stn_jax.warping"),
+    "stn_jax.contrast": LEAVES,
     "stn_jax.distortions": (
         *LEAVES,
+        "stn_jax.poses",
+        "stn_jax.sampling",
         "stn_jax.transforms",
         "stn_jax.warping",
-        "stn_jax.poses",
-        "stn_jax.extrusion",
     ),
-    "stn_jax.contrast": LEAVES,
     "stn_jax.colocalisation": (*LEAVES, "stn_jax.coordinates", "stn_jax.transforms"),
     "stn_jax.nn": (*LEAVES, "stn_jax.transforms", "stn_jax.warping"),
-    "stn_jax.training": ("stn_jax._types",),
-    "stn_jax.population": (*LEAVES, "stn_jax.training"),
-    "experiments": ("stn_jax",),
-    "experiments.config": (),
-    "experiments.presets": ("experiments.config",),
-    "experiments.command_line": ("experiments.config", "experiments.presets"),
-    "experiments.members": ("experiments.config",),
-    "experiments.datasets": (),
-    "experiments.figures": (),
+    "stn_jax.training": LEAVES,
 }
+EXPERIMENTS = {
+    "settings": (),
+    "runs": ("settings",),
+    "datasets": ("settings", "runs"),
+    "plots": ("settings", "runs"),
+    "training": ("settings", "runs", "datasets"),
+    "analysis": ("settings", "runs", "datasets", "training", "plots"),
+    "workflow": ("settings", "runs", "training", "analysis"),
+    "colocalisation": ("settings", "runs", "datasets", "training", "plots"),
+    "sweep": ("settings", "runs", "training"),
+    "benchmark": ("settings", "runs", "training"),
+    "paper": (
+        "settings",
+        "runs",
+        "datasets",
+        "training",
+        "plots",
+        "analysis",
+        "workflow",
+        "colocalisation",
+    ),
+    "train": ("settings", "runs", "workflow"),
+    "apply": ("settings", "runs", "datasets", "analysis"),
+    "figures": ("settings", "analysis"),
+    "gallery": ("settings",),
+    "report": ("settings", "runs", "paper"),
+}
+MAX_UNITS, MAX_LEVELS = 18, 8
+# Units that start without JAX, so that `--help` and wrong flags answer at once.
+WITHOUT_JAX = ("settings", "plots", "datasets", "sweep")
+# Modules that print: commands, and what they leave the conversation with the user to.
+PRINTING = (
+    "apply",
+    "figures",
+    "report",
+    "train",
+    "paper",
+    "sweep",
+    "benchmark",
+    "workflow",
+    "settings.errors",
+    "runs.progress",
+    "training.sharding",
+)
 
 
+@functools.cache
 def modules() -> dict[str, pathlib.Path]:
+    """Every module of the project and its file."""
     found = {}
     for package in ("stn_jax", "experiments"):
         for path in (ROOT / package).rglob("*.py"):
@@ -51,54 +94,174 @@ def modules() -> dict[str, pathlib.Path]:
     return found
 
 
-def imports(path: pathlib.Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+@functools.cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(modules()[name].read_text())
+
+
+@functools.cache
+def imports(name: str) -> frozenset[str]:
+    """Everything that a module imports, at its top and inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found.add(node.module)
+            assert node.level == 0, f"{name}: relative import"
+            found.add(str(node.module))
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def within(name: str, package: str) -> bool:
     return name == package or name.startswith(package + ".")
 
 
+def unit(name: str) -> str:
+    """The unit of a module: a top-level file or folder of its package."""
+    return ".".join(name.split(".")[:2])
+
+
+def edges() -> dict[str, set[str]]:
+    """The units that each unit imports."""
+    known, found = modules(), collections.defaultdict(set)
+    for name in known:
+        for imported in imports(name) & set(known):
+            if unit(imported) != unit(name) and "." in imported and "." in name:
+                found[unit(name)].add(unit(imported))
+    return found
+
+
+def levels(package: str) -> dict[str, int]:
+    """The level of each unit: 1 for a unit that imports no other unit of its package."""
+    imported = edges()
+
+    @functools.cache
+    def level(name: str) -> int:
+        below = [level(other) for other in imported[name] if within(other, package)]
+        return 1 + max(below, default=0)
+
+    return {name: level(name) for name in map(unit, modules()) if within(name, package + ".")} | {
+        name: level(name)
+        for name in {unit(each) for each in modules() if "." in each and within(each, package)}
+    }
+
+
+def allowed(name: str) -> tuple[str, ...]:
+    """What a module may import."""
+    if within(name, "stn_jax"):
+        home = max((key for key in LIBRARY if within(name, key)), key=len)
+        return (home, *LIBRARY[home])
+    own = name.split(".")[1]
+    return tuple(f"experiments.{each}" for each in (own, *EXPERIMENTS[own]))
+
+
 @pytest.mark.parametrize("name", sorted(modules()))
-def test_imports_run_one_way(name: str) -> None:
-    if name == "stn_jax":
-        return  # re-exports everything
-    home = max((key for key in ALLOWED if within(name, key)), key=len)
-    known = modules()
-    for imported in imports(known[name]) & set(known):
-        if imported in ("stn_jax", "experiments") and name.startswith("experiments"):
+def test_imports_go_down_only(name: str) -> None:
+    if name in ("stn_jax", "experiments"):
+        return  # `stn_jax` exports everything
+    for imported in imports(name) & set(modules()):
+        if imported in ("stn_jax", "experiments") or (
+            within(imported, "stn_jax") and within(name, "experiments")
+        ):
             continue
-        allowed = (home, *ALLOWED[home])
-        assert any(within(imported, package) for package in allowed), f"{name} imports {imported}"
+        assert any(within(imported, each) for each in allowed(name)), f"{name} imports {imported}"
+
+
+def test_the_table_of_imports_has_no_cycle() -> None:
+    """Each unit imports only units above it in the table."""
+    for table in (LIBRARY, EXPERIMENTS):
+        seen: set[str] = set()
+        for name, below in table.items():
+            assert set(below) <= seen, f"{name} may import {set(below) - seen}"
+            seen.add(name)
+
+
+def test_there_are_few_units_and_levels() -> None:
+    found = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__"}
+    folders = {path.parent for path in modules().values() if within_experiments(path)}
+    folders -= {ROOT / "experiments"}
+    assert len(found) + len(folders) <= MAX_UNITS
+    assert max(levels("experiments").values()) <= MAX_LEVELS
+
+
+def within_experiments(path: pathlib.Path) -> bool:
+    return path.is_relative_to(ROOT / "experiments")
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_only_nn_imports_flax_and_the_core_is_pure(name: str) -> None:
-    roots = {imported.split(".")[0] for imported in imports(modules()[name])}
+    roots = {imported.split(".")[0] for imported in imports(name)}
     if name.startswith("stn_jax"):
         assert roots.isdisjoint({"os", "pathlib", "time", "random", "logging", "argparse", "tyro"})
         if not within(name, "stn_jax.nn"):
             assert "flax" not in roots
-    no_jax = ("config", "presets", "command_line", "figures", "datasets", "sweeps")
-    no_jax += ("tables.cells", "tables.results", "tables.folders")
-    if any(within(name, f"experiments.{each}") for each in no_jax):
-        assert roots.isdisjoint({"jax", "flax", "stn_jax"})
+    if any(within(name, f"experiments.{each}") for each in WITHOUT_JAX):
+        top = {node for node in tree(name).body if isinstance(node, ast.Import | ast.ImportFrom)}
+        names = {alias.name for node in top for alias in node.names}
+        names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
+        assert {each.split(".")[0] for each in names}.isdisjoint({"jax", "flax", "stn_jax"})
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_only_commands_print(name: str) -> None:
+    calls = [node for node in ast.walk(tree(name)) if isinstance(node, ast.Call)]
+    prints = any(ast.unparse(call.func) == "print" for call in calls)
+    assert not prints or any(within(name, f"experiments.{each}") for each in PRINTING)
+
+
+def test_names_have_one_meaning() -> None:
+    """No two public classes share a name, and no two files."""
+    classes: list[str] = []
+    for name in modules():
+        classes += [
+            node.name
+            for node in tree(name).body
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+        ]
+    repeated = [name for name, count in collections.Counter(classes).items() if count > 1]
+    assert repeated == []
+    files = [path.name for path in modules().values() if within_experiments(path)]
+    repeated = [name for name, count in collections.Counter(files).items() if count > 1]
+    assert set(repeated) <= {"__init__.py", "__main__.py"} | SHARED_FILE_NAMES
+
+
+# Files that have the same meaning in two units: the table `gtsrb` of the paper is of the data set,
+# and `train.py` is a command and its counterpart in the co-localisation.
+SHARED_FILE_NAMES = {"train.py", "options.py", "colocalisation.py"}
+
+
+def test_no_file_is_long() -> None:
+    for name, path in modules().items():
+        lines = len(path.read_text().splitlines())
+        assert lines <= 400, f"{name} has {lines} lines"
+
+
+def function_lengths() -> list[int]:
+    """The number of lines of each function of `experiments`, without its docstring."""
+    found = []
+    for name in modules():
+        if not within(name, "experiments"):
+            continue
+        for node in ast.walk(tree(name)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0]
+                doc = ast.get_docstring(node) is not None
+                skipped = (first.end_lineno or 0) - first.lineno + 1 if doc else 0
+                found.append((node.end_lineno or 0) - node.lineno + 1 - skipped)
+    return found
+
+
+def test_most_functions_are_short() -> None:
+    lengths = sorted(function_lengths())
+    assert lengths[int(0.9 * len(lengths))] <= 20
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_no_pickle_is_loaded(name: str) -> None:
-    path = modules()[name]
-    roots = {imported.split(".")[0] for imported in imports(path)}
+    roots = {imported.split(".")[0] for imported in imports(name)}
     assert roots.isdisjoint({"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"})
-    for call in ast.walk(ast.parse(path.read_text())):
+    for call in ast.walk(tree(name)):
         if isinstance(call, ast.Call) and ast.unparse(call.func) in ("np.load", "numpy.load"):
             assert "allow_pickle=False" in ast.unparse(call)
 
@@ -121,19 +284,41 @@ def test_the_package_imports_without_the_extras() -> None:
 
 
 def test_imports_do_not_start_jax() -> None:
-    """Devices can be set up, and processes joined, after the imports."""
+    """Virtual devices can be set, and processes joined, after the imports."""
     code = (
-        "import stn_jax, experiments.experiment, experiments.population, experiments.gallery\n"
+        "import stn_jax, experiments.workflow.training_run, experiments.training.population\n"
         "import jax\njax.config.update('jax_num_cpu_devices', 3)\nprint(jax.device_count('cpu'))"
     )
     assert run_python(code).strip() == "3"
 
 
-def test_help_needs_no_jax() -> None:
+@pytest.mark.parametrize("command", ["train", "paper.__main__", "report", "sweep.__main__"])
+def test_help_needs_no_jax(command: str) -> None:
     code = (
-        "import sys\nfrom experiments import train\n"
-        "try: train.main(['demo', '--help'])\n"
+        f"import importlib, sys\nmodule = importlib.import_module('experiments.{command}')\n"
+        "try: module.main(['--help'])\n"
         "except SystemExit: pass\n"
         "print('jax' in sys.modules, 'tensorflow_datasets' in sys.modules)"
     )
     assert run_python(code).strip().endswith("False False")
+
+
+def main() -> None:
+    """Prints the units of `experiments` by level, and the number of import edges."""
+    by_level = collections.defaultdict(list)
+    for name, level in levels("experiments").items():
+        by_level[level].append(name.removeprefix("experiments."))
+    for level in sorted(by_level, reverse=True):
+        print(f"level {level}: {', '.join(sorted(by_level[level]))}")
+    found = {name: below for name, below in edges().items() if within(name, "experiments")}
+    inside = sum(within(other, "experiments") for below in found.values() for other in below)
+    files = [path for path in modules().values() if within_experiments(path)]
+    lines = sum(len(path.read_text().splitlines()) for path in files)
+    lengths = function_lengths()
+    print(f"{sum(map(len, by_level.values()))} units, {len(by_level)} levels, {inside} edges")
+    print(f"{len(files)} files, {lines:,} lines; {len(lengths)} functions, ", end="")
+    print(f"{sum(each <= 20 for each in lengths) / len(lengths):.0%} of at most 20 lines")
+
+
+if __name__ == "__main__":
+    main()

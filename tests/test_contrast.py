@@ -1,4 +1,4 @@
-"""Local contrast: what it takes out, what it leaves."""
+"""Local contrast normalisation: definition, invariances, gradients and errors."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ IMAGE = np.random.default_rng(0).uniform(size=(16, 20, 3)).astype(np.float32)
 contrast = jax.jit(local_contrast, static_argnames="sigma_px")
 
 
-def test_against_the_definition() -> None:
+def test_local_contrast_equals_its_definition() -> None:
     image, sigma = IMAGE.astype(np.float64), 2.0
 
     def blurred(image: np.ndarray) -> np.ndarray:
@@ -29,34 +29,34 @@ def test_against_the_definition() -> None:
     np.testing.assert_allclose(contrast(IMAGE, sigma_px=sigma), expected, atol=1e-5)
 
 
-def test_light_and_contrast_of_a_channel_are_taken_out() -> None:
+def test_brightness_and_contrast_of_each_channel_are_removed() -> None:
     changed = IMAGE * [2.0, 0.5, 1.0] + np.asarray([0.1, -3.0, 7.0])
     found = contrast(changed.astype(np.float32))
     np.testing.assert_allclose(found, contrast(IMAGE), atol=1e-4)
 
 
-def test_a_constant_channel_is_zero() -> None:
+def test_constant_channels_become_zero() -> None:
     flat = jnp.full((8, 8, 2), 0.7).at[..., 1].set(0)
     assert not contrast(flat).any()
 
 
 @pytest.mark.parametrize("lit", [0, 1])
-def test_where_nothing_is_has_a_slope(lit: int) -> None:
-    """Of 60 x 60 pixels all, or all but those around one, have no deviation at all."""
+def test_gradient_is_finite_in_regions_without_contrast(lit: int) -> None:
+    """The deviation is exactly 0 everywhere, or everywhere except around one pixel."""
     image = jnp.zeros((60, 60, 1)).at[5, 5].set(lit)
-    slope = jax.grad(lambda image: jnp.sum(jnp.square(contrast(image))))(image)
-    assert np.isfinite(slope).all()
+    gradient = jax.grad(lambda image: jnp.sum(jnp.square(contrast(image))))(image)
+    assert np.isfinite(gradient).all()
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("image", "sigma", "named"),
+    ("image", "sigma", "argument"),
     [
         (np.zeros((4, 4)), 1.0, "image"),
         (np.zeros((4, 4, 1), int), 1.0, "image"),
         (IMAGE, 0.0, "sigma_px"),
     ],
 )
-def test_refused(image: np.ndarray, sigma: float, named: str) -> None:
-    with pytest.raises(ValueError, match=named):
+def test_errors_name_the_argument(image: np.ndarray, sigma: float, argument: str) -> None:
+    with pytest.raises(ValueError, match=argument):
         local_contrast(image, sigma_px=sigma)

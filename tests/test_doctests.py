@@ -1,4 +1,4 @@
-"""Every example in a docstring runs."""
+"""Docstring examples run and print what they show."""
 
 import doctest
 import importlib
@@ -14,7 +14,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(stn_jax.__path__, "stn_jax.")]
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_run(name: str) -> None:
+def test_docstring_examples_run(name: str) -> None:
     module = importlib.import_module(name)
     failed, _ = doctest.testmod(
         module, extraglobs={"jax": jax, "jnp": jnp}, optionflags=doctest.NORMALIZE_WHITESPACE

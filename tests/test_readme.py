@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from experiments import command_line
+from experiments.settings import command_line
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -1,16 +1,19 @@
 """Data sets as NumPy arrays.
 
-`digits` comes with scikit-learn; `mnist`, `fashion_mnist` and `gtsrb` are read by builders for
-tensorflow-datasets (see `builders` and `gtsrb` for where from); `npz` is the user's own file.
-Nothing here imports JAX or TensorFlow, and what is slow to import is imported by the data set that
-needs it.
+`digits` comes with scikit-learn. `mnist`, `fashion_mnist` and `gtsrb` are read by builders for
+tensorflow-datasets; `idx_builders` and `gtsrb` list the places that are searched. `npz` is a
+user-defined file. This package imports neither JAX nor TensorFlow.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+
+from experiments.datasets import gtsrb, npz
 from experiments.datasets.dataset import Dataset, DatasetError, Split
 from experiments.datasets.splits import cut_groups, cut_validation
 
@@ -20,8 +23,28 @@ NAMES = ("digits", "mnist", "fashion_mnist", "gtsrb", "npz")
 
 _DIGITS_VALIDATION = 200
 _MNIST_VALIDATION = 5000
-# All runs are compared on the same validation examples, so their seed is no setting.
+# A constant, so that all runs are compared on the same validation examples.
 _VALIDATION_SEED = 0
+
+
+class _Source(NamedTuple):
+    """A data set before its validation split is cut.
+
+    Attributes:
+        name: as in `Dataset`.
+        train: training and validation examples.
+        test: test examples.
+        num_classes: the number of classes.
+        validation_size: the default number of validation examples.
+        groups: as in `cut_groups`; None if single examples are held out.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    num_classes: int
+    validation_size: int
+    groups: np.ndarray | None = None
 
 
 def load(
@@ -33,62 +56,81 @@ def load(
     image_size: int = 32,
     keep_aspect: bool = False,
 ) -> Dataset:
-    """Loads a data set whole and cuts a validation split from its training data.
+    """Loads a data set into memory and cuts a validation split from its training data.
 
     Args:
         name: one of `NAMES`.
         data_dir: a folder with `mnist/*.gz`, `fashion_mnist/*.gz`, `tfds/NAME/VERSION/` or
-            `gtsrb/*`. It is only read, and only by these; None downloads them.
+            `gtsrb/*`. It is only read, and only for these data sets; None downloads them.
         data_file: the file of `npz`.
-        validation_size: number of validation examples, 0 for none; None takes 200 (`digits`),
-            5000 (`mnist`, `fashion_mnist`) or a tenth of the training data (`gtsrb`, `npz`). Of
-            `gtsrb` whole tracks are held out, so that the number is met to about a track: no
-            physical sign stands on both sides.
-        image_size: of `gtsrb`: side of the images, in pixels.
-        keep_aspect: of `gtsrb`: whether images are padded to a square, not squashed.
+        validation_size: the number of validation examples, 0 for none. None means 200 (`digits`),
+            5000 (`mnist`, `fashion_mnist`) or a tenth of the training data (`gtsrb`, `npz`). For
+            `gtsrb`, whole tracks are held out, so that no physical sign is in both splits, and the
+            number is met to within about a track.
+        image_size: the side of the images of `gtsrb`, in pixels.
+        keep_aspect: whether the images of `gtsrb` are padded to a square instead of squashed.
 
     Returns:
-        The data set. Its splits are the same in every run, and the order within each is the
-        source's: that of the original files, or, in a folder which tensorflow-datasets' own
-        builder prepared, that builder's.
+        The data set. Its splits are the same in every run. The order within each split is that of
+        the original files, or that of a folder prepared by the builder of tensorflow-datasets.
 
     Raises:
-        DatasetError: an argument is wrong, or data are missing or damaged.
+        DatasetError: an argument is invalid, or data are missing or damaged.
     """
     if name not in NAMES:
-        raise DatasetError(f"dataset {name!r} is not known; expected one of {', '.join(NAMES)}")
+        raise DatasetError(f"dataset must be one of {', '.join(NAMES)}; got {name!r}")
     if data_file is not None and name != "npz":
         raise DatasetError(f"data_file {data_file} is for dataset npz; the dataset is {name}")
-    num_classes, groups = 10, None
     folder = None if data_dir is None else Path(data_dir).expanduser()
     if name == "digits":
-        from experiments.datasets import digits
-
-        data, test = digits.read()
-        default_size = _DIGITS_VALIDATION
+        source = _load_digits()
     elif name == "npz":
-        from experiments.datasets import arrays
-
-        if data_file is None:
-            raise DatasetError(
-                f"dataset npz needs data_file (--data-file FILE), an .npz file with the arrays "
-                f"{', '.join(arrays.KEYS)}"
-            )
-        data, test, num_classes = arrays.read(Path(data_file).expanduser())
-        default_size = min(max(1, len(data) // 10), len(data) - 1)
+        source = _load_npz(data_file)
     elif name == "gtsrb":
-        from experiments.datasets import gtsrb
-
-        name, data, groups, test = gtsrb.read(folder, image_size, keep_aspect=keep_aspect)
-        num_classes, default_size = gtsrb.NUM_CLASSES, len(data) // 10
+        source = _load_gtsrb(folder, image_size, keep_aspect=keep_aspect)
     else:
-        from experiments.datasets import builders
+        source = _load_idx(name, folder)
+    return _cut(source, validation_size)
 
-        data, test = builders.read(name, builders.BUILDERS[name], folder)
-        default_size = _MNIST_VALIDATION
-    size = default_size if validation_size is None else validation_size
-    if groups is None:
-        train, validation = cut_validation(data, size, _VALIDATION_SEED)
+
+def _cut(source: _Source, validation_size: int | None) -> Dataset:
+    size = source.validation_size if validation_size is None else validation_size
+    if source.groups is None:
+        train, validation = cut_validation(source.train, size, _VALIDATION_SEED)
     else:
-        train, validation = cut_groups(data, groups, size, _VALIDATION_SEED)
-    return Dataset(name, train, validation, test, num_classes)
+        train, validation = cut_groups(source.train, source.groups, size, _VALIDATION_SEED)
+    return Dataset(source.name, train, validation, source.test, source.num_classes)
+
+
+# scikit-learn and tensorflow-datasets take seconds to import, so only the data sets that need them
+# import them.
+
+
+def _load_digits() -> _Source:
+    from experiments.datasets import digits
+
+    return _Source("digits", *digits.read(), digits.NUM_CLASSES, _DIGITS_VALIDATION)
+
+
+def _load_npz(data_file: str | os.PathLike[str] | None) -> _Source:
+    if data_file is None:
+        raise DatasetError(
+            f"dataset npz needs data_file (--data-file FILE), an .npz file with the arrays "
+            f"{', '.join(npz.KEYS)}"
+        )
+    train, test, num_classes = npz.read(Path(data_file).expanduser())
+    validation_size = min(max(1, len(train) // 10), len(train) - 1)
+    return _Source("npz", train, test, num_classes, validation_size)
+
+
+def _load_gtsrb(folder: Path | None, image_size: int, *, keep_aspect: bool) -> _Source:
+    name, train, tracks, test = gtsrb.read(folder, image_size, keep_aspect=keep_aspect)
+    return _Source(name, train, test, gtsrb.NUM_CLASSES, len(train) // 10, tracks)
+
+
+def _load_idx(name: str, folder: Path | None) -> _Source:
+    from experiments.datasets import idx_builders
+
+    builder = idx_builders.BUILDERS[name]
+    train, test = idx_builders.read(name, builder, folder)
+    return _Source(name, train, test, builder.DATASET.num_classes, _MNIST_VALIDATION)

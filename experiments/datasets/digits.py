@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn, in MNIST's format."""
+"""The handwritten digits of scikit-learn, in the format of MNIST."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from experiments.datasets.splits import stratified_mask
 NUM_CLASSES = 10
 TEST_SIZE = 500
 
-# The test set must be the same in every run, so its seed is no setting.
+# A constant, so that the test set is the same in every run.
 _TEST_SEED = 0
 _BOX_PX = 20
 _IMAGE_PX = 28
@@ -20,10 +20,10 @@ _BRIGHTEST = 16.0
 
 
 def read() -> tuple[Split, Split]:
-    """Reads the 1797 digits, uint8 `[n, 28, 28, 1]`.
+    """Loads the 1797 digits, uint8 `[n, 28, 28, 1]`.
 
     Returns:
-        (train, test), 1297 and 500 examples, stratified.
+        (train, test) with 1297 and 500 examples, stratified by class.
     """
     images, labels = load_digits(return_X_y=True)
     data = Split(enlarge(images.reshape(-1, 8, 8)), np.asarray(labels, dtype=np.int32))
@@ -32,7 +32,7 @@ def read() -> tuple[Split, Split]:
 
 
 def enlarge(images: np.ndarray) -> np.ndarray:
-    """Draws each digit in the 20x20 box at the centre of 28x28, as MNIST does.
+    """Scales each digit to the 20x20 box at the centre of 28x28 pixels, as in MNIST.
 
     Args:
         images: `[n, h, w]`, 0 (background) to 16.

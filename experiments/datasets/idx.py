@@ -1,13 +1,12 @@
 """The idx format of MNIST and its relatives, decoded with NumPy.
 
 An idx file is two zero bytes, a type code, the number of axes, each axis as a big-endian 32-bit
-integer, then the values.
+integer, and the values.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import math
 import zlib
 from dataclasses import dataclass
@@ -16,31 +15,37 @@ from pathlib import Path
 import numpy as np
 
 from experiments.datasets.dataset import DatasetError, Split, one_line
+from experiments.datasets.published_files import PublishedFile
 
 _UINT8 = 0x08
 
 
 @dataclass(frozen=True)
-class IdxFile:
-    """One original file: its name, its size in bytes and its checksum."""
-
-    name: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class IdxSplit:
-    """The two files of a split and the number of examples in them."""
+    """The two files of a split.
 
-    images: IdxFile
-    labels: IdxFile
+    Attributes:
+        images: gzip-compressed idx3 file.
+        labels: gzip-compressed idx1 file.
+        count: the number of examples.
+    """
+
+    images: PublishedFile
+    labels: PublishedFile
     count: int
 
 
 @dataclass(frozen=True)
-class IdxFiles:
-    """A data set as its authors publish it; file names are relative to `base_url`."""
+class IdxDataset:
+    """A data set of idx files as its authors publish it.
+
+    Attributes:
+        base_url: the address of the folder that holds the files.
+        train: the training files.
+        test: the test files.
+        image_shape: height and width of the images, in pixels.
+        num_classes: the number of classes.
+    """
 
     base_url: str
     train: IdxSplit
@@ -49,20 +54,20 @@ class IdxFiles:
     num_classes: int
 
     @property
-    def files(self) -> tuple[IdxFile, ...]:
+    def files(self) -> tuple[PublishedFile, ...]:
         """All files of the data set."""
         return (self.train.images, self.train.labels, self.test.images, self.test.labels)
 
 
-MNIST = IdxFiles(
+MNIST = IdxDataset(
     base_url="https://storage.googleapis.com/cvdf-datasets/mnist/",
     train=IdxSplit(
-        IdxFile(
+        PublishedFile(
             "train-images-idx3-ubyte.gz",
             9912422,
             "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
         ),
-        IdxFile(
+        PublishedFile(
             "train-labels-idx1-ubyte.gz",
             28881,
             "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
@@ -70,12 +75,12 @@ MNIST = IdxFiles(
         count=60000,
     ),
     test=IdxSplit(
-        IdxFile(
+        PublishedFile(
             "t10k-images-idx3-ubyte.gz",
             1648877,
             "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
         ),
-        IdxFile(
+        PublishedFile(
             "t10k-labels-idx1-ubyte.gz",
             4542,
             "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
@@ -86,15 +91,15 @@ MNIST = IdxFiles(
     num_classes=10,
 )
 
-FASHION_MNIST = IdxFiles(
+FASHION_MNIST = IdxDataset(
     base_url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     train=IdxSplit(
-        IdxFile(
+        PublishedFile(
             "train-images-idx3-ubyte.gz",
             26421880,
             "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
         ),
-        IdxFile(
+        PublishedFile(
             "train-labels-idx1-ubyte.gz",
             29515,
             "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
@@ -102,12 +107,12 @@ FASHION_MNIST = IdxFiles(
         count=60000,
     ),
     test=IdxSplit(
-        IdxFile(
+        PublishedFile(
             "t10k-images-idx3-ubyte.gz",
             4422102,
             "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
         ),
-        IdxFile(
+        PublishedFile(
             "t10k-labels-idx1-ubyte.gz",
             5148,
             "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
@@ -119,62 +124,26 @@ FASHION_MNIST = IdxFiles(
 )
 
 
-def verify(folder: Path, files: IdxFiles) -> None:
-    """Checks that a folder holds every original file, byte for byte.
-
-    Raises:
-        DatasetError: a file is missing, unreadable, of another size or of another checksum.
-    """
-    for file in files.files:
-        verify_file(folder / file.name, file)
-
-
-def verify_file(path: Path, expected: IdxFile) -> None:
-    """Checks one original file by size and SHA-256.
-
-    Raises:
-        DatasetError: it is missing, unreadable, of another size or of another checksum.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(
-            f"{path}: cannot be read ({error.strerror}); expected the original file "
-            f"{expected.name} of {expected.size} bytes"
-        ) from error
-    if len(data) != expected.size:
-        raise DatasetError(
-            f"{path}: has {len(data)} bytes; the original file has {expected.size} "
-            "(was a copy or a download cut short?)"
-        )
-    found = hashlib.sha256(data).hexdigest()
-    if found != expected.sha256:
-        raise DatasetError(
-            f"{path}: its SHA-256 is {found}; the original file has {expected.sha256} "
-            "(the file is damaged or is another data set's)"
-        )
-
-
-def read_split(images: Path, labels: Path, files: IdxFiles, count: int) -> Split:
-    """Decodes a split from its two files, in their order.
+def read_split(images: Path, labels: Path, dataset: IdxDataset, count: int) -> Split:
+    """Decodes a split from its two files and keeps their order.
 
     Args:
         images: gzip-compressed idx3 file.
         labels: gzip-compressed idx1 file.
-        files: the data set they belong to.
-        count: the number of examples expected.
+        dataset: the data set that the files belong to.
+        count: the expected number of examples.
 
     Returns:
         `count` examples, uint8 `[n, h, w, 1]`.
 
     Raises:
-        DatasetError: a file cannot be decompressed, or is not the idx file expected.
+        DatasetError: a file cannot be decompressed, or is not the expected idx file.
     """
-    pixels = parse(_gunzip(images), (count, *files.image_shape), str(images))
+    pixels = parse(_gunzip(images), (count, *dataset.image_shape), str(images))
     numbers = parse(_gunzip(labels), (count,), str(labels))
-    if numbers.max(initial=0) >= files.num_classes:
+    if numbers.max(initial=0) >= dataset.num_classes:
         raise DatasetError(
-            f"{labels}: holds the label {numbers.max()}; expected 0 to {files.num_classes - 1}"
+            f"{labels}: holds the label {numbers.max()}; expected 0 to {dataset.num_classes - 1}"
         )
     return Split(pixels[..., None], numbers.astype(np.int32))
 
@@ -184,14 +153,14 @@ def parse(data: bytes, shape: tuple[int, ...], source: str) -> np.ndarray:
 
     Args:
         data: the whole file, decompressed.
-        shape: the axes that its header must declare.
-        source: the file's name, for errors.
+        shape: the shape that its header must declare.
+        source: the name of the file, for errors.
 
     Returns:
-        uint8, of `shape`, read-only.
+        A read-only uint8 array of shape `shape`.
 
     Raises:
-        DatasetError: the magic number, the axes or the length differ from what is expected.
+        DatasetError: the magic number, the shape or the length is wrong.
     """
     magic = bytes((0, 0, _UINT8, len(shape)))
     if data[:4] != magic:

@@ -1,4 +1,4 @@
-"""Stratified choice of examples, or of groups of them."""
+"""Stratified selection of examples, or of groups of examples."""
 
 from __future__ import annotations
 
@@ -7,30 +7,33 @@ import numpy as np
 from experiments.datasets.dataset import DatasetError, Split
 
 
-def stratified_mask(labels: np.ndarray, size: int, seed: int, spared: int = 0) -> np.ndarray:
-    """Chooses `size` examples in which every class has its share of the whole.
+def stratified_mask(
+    labels: np.ndarray, size: int, seed: int, keep_per_class: int = 0
+) -> np.ndarray:
+    """Selects `size` examples in which every class is represented in proportion.
 
     Args:
         labels: integers `[n]`.
-        size: how many to choose, 0 <= size <= n less those spared.
-        seed: the choice is a function of the other arguments and `seed` alone.
-        spared: of every class, how many are never chosen; its share is of the others.
+        size: the number of examples to select, at least 0 and at most n minus those kept.
+        seed: the selection depends only on the other arguments and on this seed.
+        keep_per_class: the number of examples of each class that are never selected. The class is
+            represented in proportion to its other examples.
 
     Returns:
-        Boolean `[n]`, True where chosen.
+        Boolean `[n]`, True for selected examples.
     """
     rng = np.random.default_rng(seed)
     mask = np.zeros(len(labels), dtype=bool)
     if size == 0:
         return mask
     _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    for number, chosen in enumerate(_shares(counts - spared, size)):
-        members = np.flatnonzero(inverse == number)
-        mask[rng.permutation(members)[:chosen]] = True
+    for index, selected in enumerate(_apportion(counts - keep_per_class, size)):
+        members = np.flatnonzero(inverse == index)
+        mask[rng.permutation(members)[:selected]] = True
     return mask
 
 
-def _shares(counts: np.ndarray, size: int) -> np.ndarray:
+def _apportion(counts: np.ndarray, size: int) -> np.ndarray:
     """Apportions `size` to classes in proportion to `counts`, by largest remainder."""
     exact = counts * (size / counts.sum())
     shares = np.floor(exact).astype(int)
@@ -43,9 +46,9 @@ def cut_validation(data: Split, size: int, seed: int) -> tuple[Split, Split]:
     """Cuts a stratified validation split from training data.
 
     Args:
-        data: all examples that training may see.
-        size: number of validation examples; 0 gives an empty split.
-        seed: decides which.
+        data: all examples that training may use.
+        size: the number of validation examples; 0 gives an empty split.
+        seed: the seed of the selection.
 
     Returns:
         (train, validation), each in the order of `data`.
@@ -55,22 +58,22 @@ def cut_validation(data: Split, size: int, seed: int) -> tuple[Split, Split]:
     """
     if not 0 <= size < len(data):
         raise DatasetError(
-            f"validation_size is {size}; expected 0 to {len(data) - 1}, since there are "
-            f"{len(data)} training examples and at least one must remain"
+            f"validation_size must be 0 to {len(data) - 1}, because at least one of the "
+            f"{len(data)} training examples must remain; got {size}"
         )
     mask = stratified_mask(data.labels, size, seed)
     return data.take(~mask), data.take(mask)
 
 
 def cut_groups(data: Split, groups: np.ndarray, size: int, seed: int) -> tuple[Split, Split]:
-    """Cuts a stratified validation split of whole groups, of which every class keeps one.
+    """Cuts a stratified validation split of whole groups; every class keeps at least one group.
 
     Args:
-        data: all examples that training may see.
-        groups: integers `[n]`; examples of one class and one number belong together.
-        size: about how many validation examples there shall be: as many groups as hold so many on
-            average, but one at least; 0 gives an empty split.
-        seed: decides which.
+        data: all examples that training may use.
+        groups: integers `[n]`; examples with equal class and equal number form a group.
+        size: the approximate number of validation examples. The number of groups is this, divided
+            by the average size of a group and rounded, but at least 1; 0 gives an empty split.
+        seed: the seed of the selection.
 
     Returns:
         (train, validation), each in the order of `data`.
@@ -79,15 +82,15 @@ def cut_groups(data: Split, groups: np.ndarray, size: int, seed: int) -> tuple[S
         DatasetError: `size` is negative or leaves a class without a group.
     """
     pairs = np.stack([data.labels, groups], axis=1)
-    found, member = np.unique(pairs, axis=0, return_inverse=True)
-    labels, average = found[:, 0], len(data) / len(found)
-    most = len(found) - len(np.unique(labels))
+    unique_pairs, inverse = np.unique(pairs, axis=0, return_inverse=True)
+    labels, average = unique_pairs[:, 0], len(data) / len(unique_pairs)
+    most = len(unique_pairs) - len(np.unique(labels))
     count = max(round(size / average), min(size, 1))
     if size < 0 or count > most:
         raise DatasetError(
-            f"validation_size is {size}; expected 0 to {int(most * average)}, since every class "
-            f"must keep one of the {len(found)} groups of examples that belong together"
+            f"validation_size must be 0 to {int(most * average)}, because every class must keep at "
+            f"least one of the {len(unique_pairs)} groups of examples; got {size}"
         )
-    # Some versions of NumPy give `member` two axes.
-    mask = stratified_mask(labels, count, seed, spared=1)[member.reshape(-1)]
+    # Some versions of NumPy return `inverse` with two axes.
+    mask = stratified_mask(labels, count, seed, keep_per_class=1)[inverse.reshape(-1)]
     return data.take(~mask), data.take(mask)

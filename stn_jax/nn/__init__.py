@@ -1,4 +1,4 @@
-"""Flax modules: transformers, localisation networks, classifiers, fast layers."""
+"""Flax modules: spatial transformers, localisation networks, classifiers and fast layers."""
 
 from stn_jax.nn.classifiers import (
     CNN,

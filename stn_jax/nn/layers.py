@@ -1,32 +1,34 @@
-"""Convolution and pooling that train fast on a CPU: alone, inside a loop and over a population.
+"""Convolution and pooling that train fast on a CPU, also inside `lax.scan` and under `vmap`.
 
-`Conv`, `max_pool` and `avg_pool` have the parameters and the values of `flax.linen`'s; only the way
-to compute them differs. XLA's CPU backend is slow at the gradients of a convolution and of a
-maximum over windows (`select_and_scatter`), most of all inside `lax.scan`: there a training step of
-the tutorial's network, at a batch of 64, takes 76 ms of processor time with `flax.linen`'s layers
-and 6.6 with these. Here the CPU gets matrix products and elementwise operations only. Those of a
-population, each member with a kernel of its own, are batched products, where a convolution would
-become a grouped one.
+`Conv`, `max_pool` and `avg_pool` have the same parameters and values as those of `flax.linen`; only
+the implementation differs. XLA's CPU backend is slow at the gradients of a convolution and of a
+maximum over windows (`select_and_scatter`), especially inside `lax.scan`. A training step of the
+tutorial's network in `lax.scan`, with a batch of 64, takes 76 ms of processor time with the layers
+of `flax.linen` and 6.6 ms with these. On a CPU they use only matrix products and elementwise
+operations. In a population each member has its own kernel: these become batched products, whereas
+a convolution would become a grouped one.
 """
 
 from collections.abc import Sequence
 from math import ceil, prod
-from typing import Any
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Float, Num
 
 from stn_jax._checks import check_choice, check_floating, check_shape, check_sizes
 from stn_jax._types import Array
 
-PADDINGS = ("VALID", "SAME")
+Padding = Literal["VALID", "SAME"]
 
-# The columns from which a matrix product runs at full speed. Measured on two Zen 5 cores, in
-# GFLOP/s of the product for a kernel's gradient: 90 with 32 columns, 300 with 128.
+# With this many columns a matrix product runs at full speed. Measured on two Zen 5 cores for the
+# product of a kernel's gradient: 90 GFLOP/s with 32 columns, 300 GFLOP/s with 128.
 _FULL_SPEED_COLUMNS = 128
 
 
@@ -34,25 +36,25 @@ def conv2d(
     image: Float[Array, "*batch h w c"],
     kernel: Float[Array, "kh kw c f"],
     *,
-    padding: str = "VALID",
+    padding: Padding = "VALID",
 ) -> Float[jax.Array, "*batch out_h out_w f"]:
-    """Correlates images with a kernel, at stride 1.
+    """Correlates images with a kernel, with stride 1.
 
-    Convention: `output[y, x, f] = sum_ijc image[y + i, x + j, c] * kernel[i, j, c, f]`; axes and
-    direction are those of `flax.linen.Conv`.
+    Convention: `output[y, x, f] = sum_ijc image[y + i, x + j, c] * kernel[i, j, c, f]`, as in
+    `flax.linen.Conv`.
 
     Args:
-        image: channels last, after any number of batch axes.
-        kernel: of the image's dtype. Half precision is summed in float32.
-        padding: `VALID` keeps the outputs that see nothing but the image; `SAME` puts zeros around
-            it (the odd one below and on the right) and keeps its height and width. Static.
+        image: `[*batch, h, w, c]`, floating, with any number of batch axes.
+        kernel: `[kh, kw, c, f]`, in the image's dtype. Half precision is summed in float32.
+        padding: `VALID` uses only windows inside the image. `SAME` pads with zeros (the odd one
+            below and on the right) and keeps the height and width. Static.
 
     Returns:
-        The output, in the image's dtype.
+        `[*batch, out_h, out_w, f]` in the image's dtype.
 
     Raises:
-        ValueError: on a padding that does not exist, shapes or dtypes that do not fit, or a kernel
-            larger than the image under `VALID`.
+        ValueError: if `padding` has another value, shapes or dtypes do not fit, or the kernel is
+            larger than the image with `VALID`.
 
     Example:
         >>> image = jnp.arange(9.0).reshape(3, 3, 1)
@@ -65,9 +67,8 @@ def conv2d(
         borders = [((size - 1) // 2, size // 2) for size in kernel.shape[:2]]
         image = jnp.pad(image, [(0, 0)] * (image.ndim - 3) + [*borders, (0, 0)])
     images = jnp.reshape(image, (prod(image.shape[:-3]), *image.shape[-3:]))
-    # The faster form depends on the device that the program is compiled for. That is known when it
-    # is lowered; while it is traced, `jax.default_backend()` would be wrong for a program that a
-    # machine with a GPU runs on its CPU. GPUs and TPUs have tuned convolutions.
+    # The faster form depends on the device, which is known when the program is lowered.
+    # `jax.default_backend()` would be wrong for a program that runs on the CPU of a GPU machine.
     output = lax.platform_dependent(
         images, jnp.asarray(kernel), cpu=_conv_by_matmul, default=_conv_by_xla
     )
@@ -77,46 +78,47 @@ def conv2d(
 def max_pool(
     image: Num[Array, "*batch h w c"], window_shape: Sequence[int] = (2, 2)
 ) -> Num[jax.Array, "*batch out_h out_w c"]:
-    """Takes the maximum of each of the windows that tile an image.
+    """Computes the maximum over non-overlapping windows.
 
-    Where pixels of a window tie, the first in reading order gets the gradient, as in
+    If pixels of a window tie, the first in row-major order gets the gradient, as in
     `flax.linen.max_pool` and in torch. A NaN is the maximum of its window.
 
     Args:
-        image: channels last, after any number of batch axes.
-        window_shape: height and width in pixels, which are the strides too. Static. Rows and
-            columns left over below and on the right are dropped.
+        image: `[*batch, h, w, c]`, with any number of batch axes.
+        window_shape: height and width in pixels, which are also the strides. Incomplete windows
+            below and on the right are dropped. Static.
 
     Returns:
-        One pixel for each window, in the image's dtype.
+        `[*batch, out_h, out_w, c]`, one pixel per window, in the image's dtype.
 
     Raises:
-        ValueError: if the window is not two positive integers, or larger than the image.
+        ValueError: if the window is not two positive integers, or is larger than the image.
 
     Example:
         >>> max_pool(jnp.arange(20.0).reshape(4, 5, 1))[..., 0]
         Array([[ 6.,  8.],
                [16., 18.]], dtype=float32)
     """
-    return _max_of_tiles(_tiles(image, window_shape))
+    return _max_of_tiles(_split_into_tiles(image, window_shape))
 
 
 def avg_pool(
     image: Float[Array, "*batch h w c"], window_shape: Sequence[int] = (2, 2)
 ) -> Float[jax.Array, "*batch out_h out_w c"]:
-    """Takes the mean of each of the windows that tile an image.
+    """Computes the mean over non-overlapping windows.
 
     Args:
-        image: channels last, after any number of batch axes. Half precision is summed in float32.
-        window_shape: height and width in pixels, which are the strides too. Static. Rows and
-            columns left over below and on the right are dropped.
+        image: `[*batch, h, w, c]`, floating, with any number of batch axes. Half precision is
+            summed in float32.
+        window_shape: height and width in pixels, which are also the strides. Incomplete windows
+            below and on the right are dropped. Static.
 
     Returns:
-        One pixel for each window, in the image's dtype.
+        `[*batch, out_h, out_w, c]`, one pixel per window, in the image's dtype.
 
     Raises:
-        ValueError: if the window is not two positive integers, or larger than the image, or the
-            image is not floating.
+        ValueError: if the window is not two positive integers or is larger than the image, or if
+            the image is not floating.
 
     Example:
         >>> avg_pool(jnp.arange(20.0).reshape(4, 5, 1))[..., 0]
@@ -124,24 +126,25 @@ def avg_pool(
                [13., 15.]], dtype=float32)
     """
     check_floating("image", image)
-    tiles = _tiles(image, window_shape).astype(_sum_dtype(image))
+    tiles = _split_into_tiles(image, window_shape).astype(_sum_dtype(image))
     return jnp.mean(tiles, (-4, -2)).astype(image.dtype)
 
 
 class Conv(nn.Module):
-    """A convolution over height and width, at stride 1, with the parameters of `flax.linen.Conv`.
+    """A 2-D convolution with stride 1, interchangeable with `flax.linen.Conv`.
 
-    Names, shapes, initial values and outputs are the same, so variables of one serve the other.
+    Names, shapes and initial values of the parameters and the outputs are the same, so either
+    module can use the variables of the other.
 
     Attributes:
-        features: the number of channels out.
+        features: number of output channels.
         kernel_size: height and width in pixels.
-        padding: `SAME` or `VALID`, see `conv2d`.
-        use_bias: whether each feature has a bias.
-        dtype: of the computation and the output; by default what image and parameters promote to.
-        param_dtype: of the parameters.
-        kernel_init: initialises the kernel, `[kh, kw, c, features]`.
-        bias_init: initialises the bias, `[features]`.
+        padding: `SAME` or `VALID`, as for `conv2d`.
+        use_bias: whether to add a bias to each feature.
+        dtype: dtype of the computation and the output; None promotes the image and the parameters.
+        param_dtype: dtype of the parameters.
+        kernel_init: initialiser of the kernel, `[kh, kw, c, features]`.
+        bias_init: initialiser of the bias, `[features]`.
 
     Example:
         >>> conv = Conv(features=8, kernel_size=(7, 7), padding="VALID")
@@ -152,10 +155,10 @@ class Conv(nn.Module):
 
     features: int
     kernel_size: Sequence[int]
-    padding: str = "SAME"
+    padding: Padding = "SAME"
     use_bias: bool = True
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
 
@@ -163,7 +166,11 @@ class Conv(nn.Module):
     def __call__(
         self, image: Float[Array, "*batch h w c"]
     ) -> Float[jax.Array, "*batch out_h out_w features"]:
-        """The features of each pixel; errors as of `conv2d`, and on sizes that are not positive."""
+        """Returns the features of each pixel.
+
+        Raises:
+            ValueError: as for `conv2d`, and unless all sizes are positive integers.
+        """
         (features,) = _check_positive("features", (self.features,), 1)
         kernel_size = _check_positive("kernel_size", self.kernel_size, 2)
         check_shape("image", image.shape, "[*batch, h, w, c]", image.ndim >= 3)
@@ -180,7 +187,7 @@ class Conv(nn.Module):
 def _conv_by_xla(
     images: Float[jax.Array, "b h w c"], kernel: Float[jax.Array, "kh kw c f"]
 ) -> Float[jax.Array, "b out_h out_w f"]:
-    """Correlates with XLA's own convolution."""
+    """Correlates by XLA's convolution, which is tuned on GPUs and TPUs."""
     return lax.conv_general_dilated(
         images, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -189,67 +196,78 @@ def _conv_by_xla(
 def _conv_by_matmul(
     images: Float[jax.Array, "b h w c"], kernel: Float[jax.Array, "kh kw c f"]
 ) -> Float[jax.Array, "b out_h out_w f"]:
-    """Correlates by one matrix product, each row of which is a window that holds several outputs.
+    """Correlates by one matrix product, in which each row is a window that yields several outputs.
 
-    A window of kh x (kw + span - 1) pixels times a banded kernel, which is the kernel at `span`
-    places, yields `span` neighbouring outputs. With span = 1 these are the usual patches. More
-    multiplies by some zeros, but copies each pixel kh * (kw + span - 1) / span times and not
-    kh * kw, in longer runs, and makes the product wide enough for full speed. Measured on two
-    cores, a training step of a batch of 256 in `lax.scan`, in processor time: 30 ms against 50 with
-    a span of 1 for the tutorial's network, 41 against 62 for the paper's.
+    A window has kh x (kw + span - 1) pixels. It is multiplied by a banded kernel, which holds the
+    kernel at `span` places, and yields `span` neighbouring outputs. With span = 1 the windows are
+    the usual patches. A larger span multiplies by some zeros, but it copies each pixel
+    kh * (kw + span - 1) / span times instead of kh * kw, in longer runs, and makes the product wide
+    enough for full speed. Measured in processor time on two cores, for a training step with a batch
+    of 256 in `lax.scan`: 30 ms, against 50 ms with a span of 1, for the tutorial's network, and
+    41 ms against 62 ms for the paper's.
     """
-    b, h, w, c = images.shape
     kh, kw, _, f = kernel.shape
-    out_h, out_w = h - kh + 1, w - kw + 1
+    out_w = images.shape[2] - kw + 1
     span = _outputs_per_window(out_w, kw, f)
-    num_windows = ceil(out_w / span)
-    width = kw + span - 1
+    windows = _windows(images, kh, kw, span)
+    output = lax.dot_general(
+        windows,
+        _banded_kernel(kernel, span),
+        (((3,), (1,)), ((), ())),
+        preferred_element_type=_sum_dtype(images),
+    )
+    b, out_h, num_windows, _ = windows.shape
+    output = jnp.reshape(output, (b, out_h, num_windows * span, f))
+    return output[:, :, :out_w].astype(images.dtype)
 
+
+def _windows(
+    images: Float[jax.Array, "b h w c"], kh: int, kw: int, span: int
+) -> Float[jax.Array, "b out_h num_windows window"]:
+    """Copies the windows of kh x (kw + span - 1) pixels that yield `span` outputs each."""
+    b, h, w, c = images.shape
+    out_h, out_w, width = h - kh + 1, w - kw + 1, kw + span - 1
+    num_windows = ceil(out_w / span)
     missing = num_windows * span - out_w
-    # Each row of the kernel reads the images in a kernel of XLA's of its own, which would compute
-    # anew what they come from: a sampler nine times over. A step of the paper's ST-CNN takes 35 ms
-    # with the barrier, 42 without.
+    # XLA reads the images in a separate loop for each row of the kernel. Without the barrier each
+    # loop would recompute their producer, such as a sampler, nine times over: a step of the paper's
+    # ST-CNN takes 42 ms instead of 35 ms.
     images = lax.optimization_barrier(images)
     images = jnp.pad(images, ((0, 0), (0, 0), (0, missing), (0, 0)))
     strips = [images[:, :, start * span : start * span + width] for start in range(num_windows)]
     strips = jnp.stack([jnp.reshape(strip, (b, h, width * c)) for strip in strips], axis=2)
-    windows = jnp.concatenate([strips[:, i : i + out_h] for i in range(kh)], axis=-1)
+    return jnp.concatenate([strips[:, i : i + out_h] for i in range(kh)], axis=-1)
 
-    # Outputs lead: the product for the kernel's gradient then comes out in this layout, and XLA has
-    # nothing to transpose. A whole training step takes 10 to 30 % longer the other way round.
+
+def _banded_kernel(
+    kernel: Float[jax.Array, "kh kw c f"], span: int
+) -> Float[jax.Array, "outputs window"]:
+    """Repeats the kernel at `span` neighbouring places of a window, with zeros elsewhere."""
+    kh, kw, c, f = kernel.shape
+    # With the outputs as the first axis, the product for the kernel's gradient has this layout too,
+    # so XLA transposes nothing. The other order makes a training step 10 to 30 % slower.
     outputs_first = jnp.transpose(kernel, (3, 0, 1, 2))
-    banded_kernel = jnp.stack(
-        [
-            jnp.pad(outputs_first, ((0, 0), (0, 0), (place, span - 1 - place), (0, 0)))
-            for place in range(span)
-        ]
-    )
-    output = lax.dot_general(
-        windows,
-        jnp.reshape(banded_kernel, (span * f, kh * width * c)),
-        (((3,), (1,)), ((), ())),
-        preferred_element_type=_sum_dtype(images),
-    )
-    output = jnp.reshape(output, (b, out_h, num_windows * span, f))
-    return output[:, :, :out_w].astype(images.dtype)
+    places = [((0, 0), (0, 0), (place, span - 1 - place), (0, 0)) for place in range(span)]
+    banded_kernel = jnp.stack([jnp.pad(outputs_first, widths) for widths in places])
+    return jnp.reshape(banded_kernel, (span * f, kh * (kw + span - 1) * c))
 
 
 def _outputs_per_window(out_w: int, kw: int, features: int) -> int:
     """Chooses how many neighbouring outputs one window yields.
 
-    Enough for a product of full speed, but no more than the kernel's width, at which half of the
-    banded kernel is zeros. If `out_w` has a divisor within a factor of two of that, it is better:
-    nothing need be padded and cut off.
+    They are enough for a product of full speed, but at most the kernel's width, with which half of
+    the banded kernel is zeros. A divisor of `out_w` within a factor of two of this number is
+    preferred, because it needs no padding.
     """
     wanted = min(kw, ceil(_FULL_SPEED_COLUMNS / max(features, 1)), out_w)
     divisors = [n for n in range(1, out_w + 1) if out_w % n == 0 and wanted <= 2 * n <= 4 * wanted]
     return min(divisors, key=lambda n: max(n / wanted, wanted / n), default=wanted)
 
 
-def _tiles(
+def _split_into_tiles(
     image: Num[Array, "*batch h w c"], window_shape: Sequence[int]
 ) -> Num[jax.Array, "*batch out_h rows out_w columns c"]:
-    """Cuts an image into the windows that tile it."""
+    """Splits an image into non-overlapping windows."""
     rows, columns = _check_positive("window_shape", window_shape, 2)
     check_shape("image", image.shape, "[*batch, h, w, c]", image.ndim >= 3)
     *batch, h, w, c = image.shape
@@ -266,8 +284,8 @@ def _max_of_tiles(
 ) -> Num[jax.Array, "*batch out_h out_w c"]:
     """The maximum of each tile.
 
-    A reduction and not `maximum` of slices: XLA computes a cheap elementwise operation anew in each
-    of its readers, and the next convolution has a reader for each row of its kernel.
+    This is a reduction rather than `maximum` of slices, because XLA recomputes a cheap elementwise
+    operation in each of its consumers, and the next convolution has one for each kernel row.
     """
     return jnp.max(tiles, (-4, -2))
 
@@ -276,7 +294,7 @@ def _max_of_tiles(
 def _max_of_tiles_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Hands on the tangent of the first pixel that has the maximum."""
+    """Passes on the tangent of the first pixel that has the maximum."""
     (tiles,), (tangent,) = primals, tangents
     *_, rows, _, columns, _ = tiles.shape
     output = _max_of_tiles(tiles)
@@ -286,21 +304,20 @@ def _max_of_tiles_jvp(
         first = jnp.where(tiles[..., row, :, column, :] == output, place, first)
     places = jnp.arange(rows * columns, dtype=first.dtype).reshape(rows, 1, columns, 1)
     chosen = jnp.expand_dims(first, (-4, -2)) == places
-    # The division changes nothing: by 1 where it counts, and of 0 elsewhere. It is there because
-    # XLA thinks a division too costly to do twice, and so stores the gradient that ends in it once,
-    # instead of computing it in each of the three products and sums that read it. A training step
-    # of a small network takes a third less time.
+    # The division has no effect on the result. XLA never duplicates a division, so it stores the
+    # gradient once instead of recomputing it in each of its three consumers. A training step of a
+    # small network takes a third less time.
     stored_once = tangent / jnp.where(chosen, 1, 2).astype(tangent.dtype)
     return output, jnp.sum(jnp.where(chosen, stored_once, 0), (-4, -2))
 
 
-def _sum_dtype(array: Array) -> Any:
-    """The dtype to sum products in: at least float32."""
+def _sum_dtype(array: Array) -> np.dtype:
+    """The dtype for sums of products: at least float32."""
     return jnp.promote_types(array.dtype, jnp.float32)
 
 
 def _check_positive(argument: str, sizes: object, ndim: int) -> tuple[int, ...]:
-    """`sizes` as a tuple of `ndim` positive integers, or `ValueError`."""
+    """Returns `sizes` as a tuple of `ndim` positive integers, or raises `ValueError`."""
     values = check_sizes(argument, sizes, ndim)
     if min(values) < 1:
         raise ValueError(f"{argument} must be positive; got {sizes!r}")
@@ -309,7 +326,7 @@ def _check_positive(argument: str, sizes: object, ndim: int) -> tuple[int, ...]:
 
 def _check_conv2d(image: Array, kernel: Array, padding: str) -> None:
     """Raises `ValueError` unless the arguments of `conv2d` fit together."""
-    check_choice("padding", padding, PADDINGS)
+    check_choice("padding", padding, get_args(Padding))
     check_floating("image", image)
     check_shape("image", image.shape, "[*batch, h, w, c]", image.ndim >= 3)
     *_, h, w, c = image.shape
@@ -319,6 +336,6 @@ def _check_conv2d(image: Array, kernel: Array, padding: str) -> None:
         raise ValueError(f"kernel must have the image's dtype, {image.dtype}; got {kernel.dtype}")
     if padding == "VALID" and (kernel.shape[0] > h or kernel.shape[1] > w):
         raise ValueError(
-            f"kernel must be at most as large as the image, {[h, w]}, under VALID padding; "
+            f"kernel must be at most as large as the image, {[h, w]}, with VALID padding; "
             f"got {list(kernel.shape[:2])}"
         )

@@ -1,4 +1,4 @@
-"""The spatial transformer as a Flax module, and networks made of several."""
+"""The spatial transformer as a Flax module, and networks that contain transformers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,37 +10,38 @@ import numpy as np
 from jaxtyping import Float
 
 from stn_jax._checks import check_shape
-from stn_jax._types import Array
+from stn_jax._types import Array, Mode, PaddingMode
 from stn_jax.transforms.base import Transform, at_least_float32, check_transform
 from stn_jax.warping import spatial_transform, transform_grid
 
 Intermediates = dict[str, Any]
-Images = Float[Array, "b *spatial c"]  # or volumes
+ImagesOrVolumes = Float[Array, "b *spatial c"]
 
 
 class SpatialTransformer(nn.Module):
-    """Looks at images, predicts a transformation of each, and warps them by it.
+    """Predicts a transformation of each image and warps the image by it.
 
-    The regression layer that turns the localisation network's features into theta belongs to this
-    module: its weights start at zero and its bias at the identity, so that training starts from
-    unchanged images. Theta and the grid are computed in float32 or wider.
+    This module contains the regression layer that maps the localisation network's features to
+    theta. The weights of this layer are initialised to zero and its bias to the identity, so
+    initially the output equals the images. Theta and the grid are computed in float32 or wider.
 
     Attributes:
-        localisation: any module from an image batch to features `[b, f]`.
+        localisation: a module that maps a batch of images to features `[b, f]`.
         transform: the family of transformations; 3-D ones take volumes `[b, d, h, w, c]`.
-        output_shape: spatial shape of the output, by default the input's.
-        mode, padding_mode, align_corners: as for `stn_jax.grid_sample`. In mode `nearest` theta has
-            no gradient, so that nothing of the transformer is learned.
-        fill: the value of what lies outside under `zeros`, a number or one per channel: the
-            background of images that are normalised.
-        initial_theta: start of the regression's bias, `[num_params]`; by default the identity.
+        output_shape: spatial shape of the output, by default that of the input.
+        mode, padding_mode, align_corners: as for `stn_jax.grid_sample`. With the mode `nearest`
+            theta has no gradient, so the transformer does not learn.
+        fill: the value outside the image with the padding mode `zeros`, one number or one per
+            channel. For normalised images, use the background's value.
+        initial_theta: initial bias of the regression layer, `[num_params]`; by default the
+            identity.
 
-    Sequences must be tuples where the module is a static argument, which has to be hashed.
+    To use the module as a static argument, which must be hashable, pass sequences as tuples.
 
     Raises:
-        ValueError: on a transform that is no `Transform`, an `initial_theta` of another size,
-            images that are no batch, a localisation network that returns anything but `[b, f]`, and
-            as `spatial_transform`.
+        ValueError: if `transform` is not a `Transform`, `initial_theta` has another size, the
+            images are not a batch, or the localisation network does not return `[b, f]`; also as
+            for `spatial_transform`.
 
     Example:
         >>> from stn_jax import transforms
@@ -58,37 +59,37 @@ class SpatialTransformer(nn.Module):
     localisation: nn.Module
     transform: Transform
     output_shape: Sequence[int] | None = None
-    mode: str = "bilinear"
-    padding_mode: str = "zeros"
+    mode: Mode = "bilinear"
+    padding_mode: PaddingMode = "zeros"
     align_corners: bool = False
     fill: float | Sequence[float] = 0.0
     initial_theta: Sequence[float] | None = None
 
     def setup(self) -> None:
-        """Adds the regression layer."""
+        """Creates the regression layer."""
         check_transform(self.transform)
         start = self.transform.identity if self.initial_theta is None else self.initial_theta
         count = self.transform.num_params
         check_shape("initial_theta", np.shape(start), f"[{count}]", np.shape(start) == (count,))
-        # Named after the localisation network, whose learning rate it shares.
+        # This name makes `is_localisation` select it with the localisation network.
         self.localisation_regression = nn.Dense(
             count,
             kernel_init=nn.initializers.zeros,
             bias_init=lambda key, shape, dtype: jnp.asarray(start, dtype),
         )
 
-    def __call__(self, images: Images) -> Float[jax.Array, "b *out c"]:
-        """The warped images, in the dtype of `images`."""
+    def __call__(self, images: ImagesOrVolumes) -> Float[jax.Array, "b *out c"]:
+        """Returns the warped images, in the dtype of `images`."""
         return self.with_intermediates(images)[0]
 
     def with_intermediates(
-        self, images: Images
+        self, images: ImagesOrVolumes
     ) -> tuple[Float[jax.Array, "b *out c"], Intermediates]:
-        """The warped images, and a dictionary of what led to them.
+        """Returns the warped images and the intermediates: theta, the grid and the output.
 
         Returns:
             `output` `[b, *out, c]` and `{"theta": [b, num_params], "grid": [b, *out, n],
-            "output": output}`; under `jit` what is not used is not computed.
+            "output": output}`. Under `jit`, unused values are not computed.
         """
         ndim = self.transform.ndim
         expected = f"[b, {'h, w' if ndim == 2 else 'd, h, w'}, c]"
@@ -113,14 +114,14 @@ class SpatialTransformer(nn.Module):
         def grid(theta: jax.Array) -> jax.Array:
             return transform_grid(theta, self.transform, shape, align_corners=self.align_corners)
 
-        # Without the barrier XLA may merge the sampler into what reads it, element by element: for
-        # an image, 56 x 56 samples and their average pooling take a CPU core 236 us, 40 with it.
+        # Without the barrier XLA may fuse the sampler into its consumer: sampling an image at
+        # 56 x 56 points and average pooling take 236 us on a CPU core, 40 us with the barrier.
         output = jax.lax.optimization_barrier(jax.vmap(warp)(jnp.asarray(images), theta))
         return output, {"theta": theta, "grid": jax.vmap(grid)(theta), "output": output}
 
 
-def _check_features(features: Any, batch_size: int) -> None:
-    """Raises `ValueError` unless a localisation network returned features of each image."""
+def _check_features(features: object, batch_size: int) -> None:
+    """Raises `ValueError` unless a localisation network returned features `[batch_size, f]`."""
     shape = getattr(features, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != batch_size:
         found = type(features).__name__ if shape is None else list(shape)
@@ -130,27 +131,27 @@ def _check_features(features: Any, batch_size: int) -> None:
 
 
 class ParallelTransformers(nn.Module):
-    """Several transformers that look at the same images; their outputs are stacked as channels.
+    """Several transformers of the same images, with their outputs concatenated as channels.
 
     Attributes:
-        transformers: one at least, with outputs of one spatial shape.
+        transformers: at least one transformer. Their outputs must have the same spatial shape.
 
     Raises:
-        ValueError: if there is none, or their outputs differ in shape.
+        ValueError: if there is no transformer, or the outputs differ in spatial shape.
     """
 
     transformers: Sequence[SpatialTransformer]
 
-    def __call__(self, images: Images) -> Float[jax.Array, "b *out channels"]:
-        """The outputs side by side, `[b, *out, c * len(transformers)]`."""
+    def __call__(self, images: ImagesOrVolumes) -> Float[jax.Array, "b *out channels"]:
+        """Returns the concatenated outputs, `[b, *out, c * len(transformers)]`."""
         return self.with_intermediates(images)[0]
 
     def with_intermediates(
-        self, images: Images
+        self, images: ImagesOrVolumes
     ) -> tuple[Float[jax.Array, "b *out channels"], Intermediates]:
-        """As `__call__`, and the intermediates of transformer i under `transformer_i`."""
+        """Returns the output, and the intermediates of each transformer as `transformer_i`."""
         if not self.transformers:
-            raise ValueError("transformers must hold one at least; got none")
+            raise ValueError("transformers must hold at least one transformer; got none")
         outputs, intermediates = zip(
             *(transformer.with_intermediates(images) for transformer in self.transformers),
             strict=True,
@@ -158,31 +159,35 @@ class ParallelTransformers(nn.Module):
         shapes = list(dict.fromkeys(str(list(output.shape[1:-1])) for output in outputs))
         if len(shapes) > 1:
             raise ValueError(
-                f"transformers must have outputs of one shape; got {' and '.join(shapes)}"
+                f"transformers must have outputs of the same shape; got {' and '.join(shapes)}"
             )
         named = {f"transformer_{i}": each for i, each in enumerate(intermediates)}
         return jnp.concatenate(outputs, axis=-1), named
 
 
 class SpatialTransformerNetwork(nn.Module):
-    """Modules in a row, with transformers anywhere among them.
+    """A sequence of modules, with spatial transformers at any place.
 
-    A transformer in front of a network is `(transformer, network)`; two in series are `(first,
-    second, network)`; between layers, `(block, transformer, block, head)`; in parallel,
-    `(ParallelTransformers(...), network)`. A stage may be such a network itself.
+    The stages are `(transformer, network)` for a transformer in front of a network, `(first,
+    second, network)` for two in series, `(block, transformer, block, head)` for one between layers,
+    and `(ParallelTransformers(...), network)` for several in parallel. A stage may itself be a
+    `SpatialTransformerNetwork`.
 
     Attributes:
-        stages: each takes what the one before returns.
+        stages: modules; each is applied to the output of the previous one.
     """
 
     stages: Sequence[nn.Module]
 
-    def __call__(self, images: Images) -> tuple[Float[jax.Array, "b *shape"], Intermediates]:
-        """The last stage's output, and the intermediates of every transformer.
+    def __call__(
+        self, images: ImagesOrVolumes
+    ) -> tuple[Float[jax.Array, "b *shape"], Intermediates]:
+        """Returns the output of the last stage, and the intermediates of every transformer.
 
         Returns:
-            The output, and a dictionary from `transformer_0`, `transformer_1`, ... in the order of
-            the stages to each transformer's own (see `SpatialTransformer.with_intermediates`).
+            The output, and a dictionary that maps `transformer_0`, `transformer_1`, ... in the
+            order of the stages to the intermediates of each transformer (see
+            `SpatialTransformer.with_intermediates`).
         """
         output, found = jnp.asarray(images), []
         for stage in self.stages:
@@ -203,14 +208,15 @@ class SpatialTransformerNetwork(nn.Module):
 def is_localisation(path: Sequence[Any]) -> bool:
     """Whether a path in a tree of parameters leads into a localisation network.
 
-    It does where a name on it contains `localisation`. Those of a transformer made in `setup`, or
-    outside other modules, all do. Flax names what an `@nn.compact` method makes after its class: a
-    network of your own made there is recognised if its class, or its `name=`, says so.
+    This is so if a name on the path contains `localisation`. It holds for all localisation
+    parameters of a transformer that is created in `setup` or outside other modules. In an
+    `@nn.compact` method Flax names a module after its class, so there a user-defined localisation
+    network needs a class name, or a `name=`, that contains `localisation`.
 
     Args:
-        path: keys from the root, as `jax.tree_util.tree_map_with_path` gives them.
+        path: keys from the root, as passed by `jax.tree_util.tree_map_with_path`.
 
     Returns:
-        Whether it does, for `stn_jax.training.scale_updates`.
+        True or False. Pass this function to `stn_jax.training.scale_updates`.
     """
     return any("localisation" in str(getattr(entry, "key", entry)).lower() for entry in path)

@@ -1,4 +1,4 @@
-"""Sampling images at points; knows neither theta nor transformations."""
+"""Sampling images at points, independent of theta and transformations."""
 
 from stn_jax.sampling.grid_sample import grid_sample
 

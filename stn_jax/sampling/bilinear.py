@@ -1,14 +1,14 @@
-"""Bilinear sampling of images: the sampler that spatial transformers train with.
+"""Bilinear sampling of images, with fast custom derivatives.
 
-The values are plain operations. What is particular are the derivatives, in which the time of a
-sampler goes; CONTRIBUTING.md has the measurements behind each choice.
+The values are computed by plain operations. The derivatives, which take most of the time, are
+custom; docs/performance.md has the measurements behind each choice.
 
-- Source points are one complex number each, x + iy, and so are the slopes of the image: a kernel
-  that yields one array reads the taps once for both directions, where XLA would otherwise compute
-  them again for every array and for every sum over it.
-- Between the passes nothing is kept but the image and the points.
-- Reading an image at given points is linear in the image. Its transpose, which adds up what each
-  pixel receives, is an algorithm of its own (`_splat`), far quicker than the transposed reading.
+- A source point is one complex number x + iy, and so is a spatial derivative of the image. A
+  kernel with a single output array reads the taps once for both directions; with two arrays, XLA
+  reads them again for each array and each reduction of it.
+- Only the image and the points are stored between the forward and the reverse pass.
+- Reading an image at given points is linear in the image. Its transpose, the gradient to the image,
+  has its own algorithm (`_splat`), which is much faster than transposing the gathers.
 """
 
 import functools
@@ -22,13 +22,13 @@ from jaxtyping import Complex, Float
 
 from stn_jax.sampling.linear_pair import linear_pair
 
-# Up to here, channels are unrolled where the image's slopes are summed over them: a sum over a
-# short last axis takes several times as long.
-FEW_CHANNELS = 4
-# `_splat` writes about so many numbers at a time, so that they are still in the cache when they are
-# added up, and at most in so many parts, so that programs stay small.
-PART_SIZE = 1 << 16
-MAX_PARTS = 8
+# Up to this many channels, sums of spatial derivatives over the channels are unrolled, because a
+# reduction over a short last axis takes several times as long.
+MAX_UNROLLED_CHANNELS = 4
+# `_splat` processes chunks of about this many numbers, which stay in the cache until they are
+# added, and at most MAX_CHUNKS of them, which keeps programs small.
+CHUNK_SIZE = 1 << 16
+MAX_CHUNKS = 8
 LARGEST_INDEX = 2**31 - 1
 
 
@@ -38,35 +38,40 @@ def bilinear(
     points: Complex[jax.Array, "*out"],
     fill: Float[jax.Array, " c"],
 ) -> Float[jax.Array, "*out c"]:
-    """Samples an image at points in pixels, x + iy; pixels outside the image read as `fill`.
+    """Samples an image at points x + iy in pixels. Taps outside the image read `fill`.
 
-    Points that are far outside, infinite or NaN read `fill` and have no slope. At whole
-    coordinates slopes are those to the right and downwards.
+    Points far outside, infinite or NaN read `fill` and have gradient 0. At integer coordinates the
+    derivatives are one-sided, to the right and downwards.
 
     Args:
         image: float32 or wider.
-        points: of the image's precision.
-        fill: of the image's dtype, one number for each channel.
+        points: complex, of the same precision as the image.
+        fill: one number per channel, in the dtype of the image.
+
+    Returns:
+        `[*out, c]` in the dtype of the image.
     """
-    return _values(image, points, fill)
+    return _interpolate(image, points, fill)
 
 
 @functools.partial(bilinear.defjvp, symbolic_zeros=True)
 def _bilinear_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     image, points, fill = primals
-    change, step, fill_change = tangents
+    image_tangent, points_tangent, fill_tangent = tangents
     output = bilinear(image, points, fill)
     terms = []
-    if not _is_zero(fill_change):
+    if not _is_zero(fill_tangent):
         blank = jnp.zeros((*image.shape[:2], 1), image.dtype)
-        outside = _values(blank, points, jnp.ones(1, image.dtype))  # the weight of taps outside
-        # A selection, not a product, so that in reverse no sample inside adds to the fill's.
-        terms.append(jnp.where(outside > 0, outside * fill_change, 0))
-    if not _is_zero(change):
-        terms.append(_read(change, points))
-    if not _is_zero(step):
-        terms.append(_shift(image, points, step, fill))
-    # No sum that starts at zero: reverse mode would keep the zeros.
+        outside = _interpolate(
+            blank, points, jnp.ones(1, image.dtype)
+        )  # total weight of taps outside
+        # Select, so that in reverse mode samples inside add exactly nothing, even if NaN.
+        terms.append(jnp.where(outside > 0, outside * fill_tangent, 0))
+    if not _is_zero(image_tangent):
+        terms.append(_read(image_tangent, points))
+    if not _is_zero(points_tangent):
+        terms.append(_points_jvp(image, points, points_tangent, fill))
+    # Not `sum(terms)`, which starts at zeros that reverse mode would store.
     return output, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(output)
 
 
@@ -74,17 +79,17 @@ def _is_zero(tangent: object) -> bool:
     return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
 
 
-def _near(position: jax.Array, size: int) -> jax.Array:
-    """Whether a pixel may be within reach: not so far outside, infinite or NaN."""
+def _within_reach(position: jax.Array, size: int) -> jax.Array:
+    """Whether a coordinate is finite and close enough to the image to read a pixel."""
     return (position > -2) & (position < size + 1)
 
 
-def _cell(position: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """The whole position at or below, and the distance from it.
+def _floor_and_fraction(position: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """The integer and the fractional part; (-2, 0) if the coordinate reads no pixel.
 
-    For a position that reads no pixel at all, -2, whose taps have none.
+    Both taps of position -2, at -2 and -1, lie outside the image.
     """
-    position = jnp.where(_near(position, size), position, -2)
+    position = jnp.where(_within_reach(position, size), position, -2)
     below = jnp.floor(position)
     return below.astype(jnp.int32), position - below
 
@@ -92,159 +97,178 @@ def _cell(position: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
 def _cells(
     points: jax.Array, height: int, width: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Row and column of the pixel above and left of each point; how far right and down it is."""
-    column, right = _cell(jnp.real(points), width)
-    row, down = _cell(jnp.imag(points), height)
+    """Row and column of the pixel above and left of each point, and the offset from it.
+
+    Returns:
+        (row, column, right, down); `right` and `down` are fractions of a pixel.
+    """
+    column, right = _floor_and_fraction(jnp.real(points), width)
+    row, down = _floor_and_fraction(jnp.imag(points), height)
     return row, column, right, down
 
 
 def _taps(
     image: jax.Array, points: jax.Array, fill: jax.Array | float, channel: int | None = None
 ) -> tuple[jax.Array, ...]:
-    """The four pixels around each point, how far right and down it is; of one channel, or all."""
+    """The four pixels around each point, of one channel or all, and the fractions right and down.
+
+    Returns:
+        (top left, top right, bottom left, bottom right, right, down).
+    """
     height, width, _ = image.shape
     row, column, right, down = _cells(points, height, width)
-    last, rest = ((..., None), ()) if channel is None else ((), (channel,))
+    add_axis, channel_index = ((..., None), ()) if channel is None else ((), (channel,))
     if channel is not None and not isinstance(fill, (int, float)):
         fill = fill[channel]
 
     def tap(dy: int, dx: int) -> jax.Array:
         y, x = row + dy, column + dx
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        index = (jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1), *rest)
-        # A selection, not a product: what lies under a tap outside may be NaN.
-        return jnp.where(inside[last], image.at[index].get(mode="promise_in_bounds"), fill)
+        index = (jnp.clip(y, 0, height - 1), jnp.clip(x, 0, width - 1), *channel_index)
+        # Select instead of multiplying by 0: a clipped tap may read a NaN.
+        return jnp.where(inside[add_axis], image.at[index].get(mode="promise_in_bounds"), fill)
 
-    return tap(0, 0), tap(0, 1), tap(1, 0), tap(1, 1), right[last], down[last]
+    return tap(0, 0), tap(0, 1), tap(1, 0), tap(1, 1), right[add_axis], down[add_axis]
 
 
-def _values(image: jax.Array, points: jax.Array, fill: jax.Array | float) -> jax.Array:
-    """The values as plain operations, which JAX can differentiate and transpose by itself."""
+def _interpolate(image: jax.Array, points: jax.Array, fill: jax.Array | float) -> jax.Array:
+    """The sampled values by plain operations, which JAX can differentiate and transpose."""
     top_left, top_right, bottom_left, bottom_right, right, down = _taps(image, points, fill)
     left, up = 1 - right, 1 - down
     top = top_left * (up * left) + top_right * (up * right)
     return top + (bottom_left * (down * left) + bottom_right * (down * right))
 
 
-def _slopes(
+def _spatial_derivatives(
     image: jax.Array, points: jax.Array, fill: jax.Array | float, channel: int | None = None
 ) -> jax.Array:
-    """The slopes to x and, imaginary, to y."""
+    """The derivatives d/dx (real part) and d/dy (imaginary part)."""
     top_left, top_right, bottom_left, bottom_right, right, down = _taps(
         image, points, fill, channel
     )
-    to_right = (1 - down) * (top_right - top_left) + down * (bottom_right - bottom_left)
-    downwards = (1 - right) * (bottom_left - top_left) + right * (bottom_right - top_right)
-    return lax.complex(to_right, downwards)
+    d_dx = (1 - down) * (top_right - top_left) + down * (bottom_right - bottom_left)
+    d_dy = (1 - right) * (bottom_left - top_left) + right * (bottom_right - top_right)
+    return lax.complex(d_dx, d_dy)
 
 
-def _along(step: jax.Array, slopes: jax.Array) -> jax.Array:
-    """The change of values along a step dx + i dy.
+def _directional_derivative(direction: jax.Array, derivatives: jax.Array) -> jax.Array:
+    """The derivative along a direction dx + i dy.
 
-    Not the real part of a complex product, which would mix one direction's infinity into the other.
+    Not the real part of a complex product, in whose gradient an infinite derivative in one
+    direction makes the other NaN.
     """
-    step = jnp.broadcast_to(step, slopes.shape)  # as one array, so that its gradient is summed once
-    return jnp.real(slopes) * jnp.real(step) + jnp.imag(slopes) * jnp.imag(step)
+    direction = jnp.broadcast_to(direction, derivatives.shape)  # one array: its gradient sums once
+    return jnp.real(derivatives) * jnp.real(direction) + jnp.imag(derivatives) * jnp.imag(direction)
 
 
-# Nothing is kept for the reverse pass but the arguments: the taps are read again. Shared with the
-# forward pass they would stay in memory, 5.5 times image, output and grid at 64 channels, not 3.
+# Stores only the arguments for the reverse pass, which reads the taps again. Stored taps would
+# take 5.5 times image, output and grid at 64 channels instead of 3 times.
 @jax.checkpoint
-def _shift(image: jax.Array, points: jax.Array, step: jax.Array, fill: jax.Array) -> jax.Array:
-    """The change of the values when each point takes a step, x + iy; linear in the step."""
+def _points_jvp(
+    image: jax.Array, points: jax.Array, tangent: jax.Array, fill: jax.Array
+) -> jax.Array:
+    """The derivative of the values along a tangent x + iy of the points; linear in the tangent."""
     height, width, channels = image.shape
-    near = _near(jnp.real(points), width) & _near(jnp.imag(points), height)
-    step = jnp.where(near, step, 0)  # elsewhere there is no slope, and a step may not be finite
-    if not 0 < channels <= FEW_CHANNELS:
-        return _along(step[..., None], _slopes(image, points, fill))
-    changes = [_along(step, _slopes(image, points, fill, k)) for k in range(channels)]
+    reached = _within_reach(jnp.real(points), width) & _within_reach(jnp.imag(points), height)
+    tangent = jnp.where(reached, tangent, 0)  # the tangent of other points may not be finite
+    if not 0 < channels <= MAX_UNROLLED_CHANNELS:
+        derivatives = _spatial_derivatives(image, points, fill)
+        return _directional_derivative(tangent[..., None], derivatives)
+    changes = [
+        _directional_derivative(tangent, _spatial_derivatives(image, points, fill, channel))
+        for channel in range(channels)
+    ]
     return jnp.stack(changes, axis=-1)
 
 
-def _plain_read(image: jax.Array, points: jax.Array) -> jax.Array:
-    """The values where outside is zero: linear in the image."""
-    return _values(image, points, 0)
+def _read_zero_padded(image: jax.Array, points: jax.Array) -> jax.Array:
+    """The values with fill 0, which are linear in the image."""
+    return _interpolate(image, points, 0)
 
 
-def _plain_shift(image: jax.Array, points: jax.Array, step: jax.Array) -> jax.Array:
-    return _shift(image, points, step, jnp.zeros(image.shape[-1], image.dtype))
+def _zero_padded_points_jvp(image: jax.Array, points: jax.Array, tangent: jax.Array) -> jax.Array:
+    return _points_jvp(image, points, tangent, jnp.zeros(image.shape[-1], image.dtype))
 
 
 def _splat(samples: jax.Array, points: jax.Array, height: int, width: int) -> jax.Array:
-    """What each pixel receives when every sample is shared out among the pixels that it reads."""
+    """The transpose of `_read`: adds each sample to the pixels that it reads, by their weights."""
     channels = samples.shape[-1]
     if samples.size == 0:
         return jnp.zeros((height, width, channels), samples.dtype)
-    if (height + 1) * (width + 1) > LARGEST_INDEX:  # then rows and columns, but no flat index
+    if (height + 1) * (width + 1) > LARGEST_INDEX:  # flat indices would overflow
         image = jax.ShapeDtypeStruct((height, width, channels), samples.dtype)
-        return jax.linear_transpose(lambda image: _values(image, points, 0), image)(samples)[0]
-    if channels == 1 and 4 * points.size >= height * width:  # or the table would be most of it
-        return _splat_plane(samples[..., 0], points, height, width)[..., None]
+        return jax.linear_transpose(lambda image: _interpolate(image, points, 0), image)(samples)[0]
+    if channels == 1 and 4 * points.size >= height * width:  # else the table dominates the time
+        return _splat_one_channel(samples[..., 0], points, height, width)[..., None]
     return _splat_channels(samples, points, height, width)
 
 
-def _splat_plane(samples: jax.Array, points: jax.Array, height: int, width: int) -> jax.Array:
-    """A single channel: the four shares of a sample stay together, as a row of a table of cells.
+def _splat_one_channel(samples: jax.Array, points: jax.Array, height: int, width: int) -> jax.Array:
+    """Splats samples of one channel with a single scatter per chunk.
 
-    A cell lies between four pixels, to which its shares go in the end.
+    A cell is the square between four pixels. The four weighted copies of a sample form one row of a
+    table of cells; in the end each pixel sums its entries of the four cells around it.
     """
     cells = jnp.zeros((height + 1, width + 1, 4), samples.dtype)
-    for part, at in _parts(samples, points, 4):
-        row, column, right, down = _cells(_after(cells, at), height, width)
-        corner = lax.broadcasted_iota(jnp.int32, (len(at), 4), 1)
-        across = jnp.where(corner % 2 == 1, right[:, None], 1 - right[:, None])
-        along = jnp.where(corner >= 2, down[:, None], 1 - down[:, None])
-        cells = _add_rows(cells, row + 1, column + 1, part[:, None] * (along * across))
+    for chunk, chunk_points in _chunks(samples, points, 4):
+        row, column, right, down = _cells(_order_after(cells, chunk_points), height, width)
+        corner = lax.broadcasted_iota(jnp.int32, (len(chunk_points), 4), 1)
+        weight_x = jnp.where(corner % 2 == 1, right[:, None], 1 - right[:, None])
+        weight_y = jnp.where(corner >= 2, down[:, None], 1 - down[:, None])
+        cells = _add_rows(cells, row + 1, column + 1, chunk[:, None] * (weight_y * weight_x))
     return cells[1:, 1:, 0] + cells[1:, :-1, 1] + cells[:-1, 1:, 2] + cells[:-1, :-1, 3]
 
 
 def _splat_channels(samples: jax.Array, points: jax.Array, height: int, width: int) -> jax.Array:
-    """Several channels: tap by tap, the channels being a row, padded to whole vectors."""
+    """Splats samples of several channels, one tap at a time.
+
+    The channels of a tap form one row of the table, padded to a multiple of the vector length.
+    """
     channels = samples.shape[-1]
     padded = channels if channels < 3 else -(-channels // 4) * 4
     table = jnp.zeros((height, width, padded), samples.dtype)
-    for part, at in _parts(samples, points, padded):
+    for chunk, chunk_points in _chunks(samples, points, padded):
         for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            row, column, right, down = _cells(_after(table, at), height, width)
+            row, column, right, down = _cells(_order_after(table, chunk_points), height, width)
             weight = (down if dy else 1 - down) * (right if dx else 1 - right)
-            shares = jnp.pad(part * weight[:, None], ((0, 0), (0, padded - channels)))
-            table = _add_rows(table, row + dy, column + dx, shares)
+            addends = jnp.pad(chunk * weight[:, None], ((0, 0), (0, padded - channels)))
+            table = _add_rows(table, row + dy, column + dx, addends)
     return table[..., :channels]
 
 
-def _parts(
-    samples: jax.Array, points: jax.Array, size: int
+def _chunks(
+    samples: jax.Array, points: jax.Array, numbers_per_point: int
 ) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Samples and points in parts, of which each point makes `size` numbers."""
+    """Splits flattened samples and points into chunks of about `CHUNK_SIZE` numbers."""
     trailing = samples.shape[points.ndim :]
     points = points.reshape(-1)
     samples = samples.reshape(len(points), *trailing)
-    parts = min(MAX_PARTS, math.ceil(len(points) * size / PART_SIZE))
-    length = math.ceil(len(points) / parts)
+    count = min(MAX_CHUNKS, math.ceil(len(points) * numbers_per_point / CHUNK_SIZE))
+    length = math.ceil(len(points) / count)
     for start in range(0, len(points), length):
         yield samples[start : start + length], points[start : start + length]
 
 
 def _add_rows(table: jax.Array, row: jax.Array, column: jax.Array, addends: jax.Array) -> jax.Array:
-    """table[row, column] += addends; places outside the table are left out."""
+    """Computes `table[row, column] += addends`; rows and columns outside the table are dropped."""
     height, width, channels = table.shape
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    place = jnp.where(inside, row * width + column, height * width)
+    index = jnp.where(inside, row * width + column, height * width)
     numbers = lax.ScatterDimensionNumbers((row.ndim,), (0,), (0,))
     flat = table.reshape(-1, channels)
-    return lax.scatter_add(flat, place[..., None], addends, numbers, mode="drop").reshape(
+    return lax.scatter_add(flat, index[..., None], addends, numbers, mode="drop").reshape(
         table.shape
     )
 
 
-def _after(table: jax.Array, points: jax.Array) -> jax.Array:
-    """The points, but not before the table is there: the memory of one part serves the next.
+def _order_after(table: jax.Array, points: jax.Array) -> jax.Array:
+    """Returns the points, but makes them depend on the table, so that chunks reuse memory.
 
-    XLA orders operations by their data alone, so a zero is added that it cannot know to be one.
+    XLA orders operations by data dependencies only, so this adds a zero that XLA cannot simplify.
     """
     first = jnp.abs(table[0, 0, 0])
     bits = lax.bitcast_convert_type(first, jnp.dtype(f"int{8 * table.dtype.itemsize}"))
-    return points + jnp.minimum(bits, 0).astype(table.dtype)  # never negative, a NaN's neither
+    return points + jnp.minimum(bits, 0).astype(table.dtype)  # 0, even for a NaN
 
 
-_read = linear_pair("stn_jax", _plain_read, _splat, _plain_shift)
+_read = linear_pair("stn_jax", _read_zero_padded, _splat, _zero_padded_points_jvp)

@@ -1,4 +1,4 @@
-"""Sampling an image at arbitrary points: the sampler of a spatial transformer."""
+"""Sampling an image at arbitrary points, for every mode, padding and number of dimensions."""
 
 import functools
 import itertools
@@ -18,11 +18,11 @@ from stn_jax._checks import (
     check_choice,
     check_floating,
     check_shape,
+    describe_image_shape,
     is_floating,
     is_traced,
-    one_example,
 )
-from stn_jax._types import Array
+from stn_jax._types import Array, Mode, PaddingMode
 from stn_jax.coordinates import pixel_bounds, to_pixels
 from stn_jax.sampling.bilinear import bilinear
 from stn_jax.sampling.kernels import KERNELS
@@ -33,50 +33,53 @@ def grid_sample(
     image: Shaped[Array, "*spatial c"],
     grid: Float[Array, "*out n"],
     *,
-    mode: str = "bilinear",
-    padding_mode: str = "zeros",
+    mode: Mode = "bilinear",
+    padding_mode: PaddingMode = "zeros",
     align_corners: bool = False,
     fill: float | Sequence[float] | Array = 0.0,
 ) -> Shaped[jax.Array, "*out c"]:
     """Samples an image at the points of a grid.
 
-    Convention: grid holds normalised source coordinates, in the order (x, y[, z]): x runs along the
-    width, the image's last spatial axis. One example; `jax.vmap` makes batches.
+    Convention: the grid holds normalised source coordinates, ordered (x, y[, z]); x runs along the
+    width, the last spatial axis of the image. The function takes one example; use `jax.vmap` for
+    batches.
 
     Args:
         image: `[h, w, c]` or `[d, h, w, c]`, of any real dtype for `nearest`, floating otherwise.
         grid: `[*out, n]` with n = 2 or 3, floating. Positions and weights are computed in its
-            precision, at least float32, whatever the image's.
-        mode: `nearest` (ties to even, no gradient to the grid), `bilinear` (trilinear in 3-D) or
-            `bicubic` (tricubic; cubic convolution with A = -0.75, may overshoot). Static.
-        padding_mode: what lies outside the image: `zeros` (that is, `fill`), `border` (the nearest
-            pixel) or `reflection` (about the bounds of the normalised interval). Static.
-        align_corners: whether -1 and 1 are the centres of the outermost pixels, or their outer
+            dtype, at least float32, whatever the dtype of the image.
+        mode: `nearest` (rounds half to even, no gradient to the grid), `bilinear` (trilinear in
+            3-D) or `bicubic` (tricubic in 3-D; cubic convolution with A = -0.75, may overshoot).
+            Static.
+        padding_mode: value outside the image: `zeros` (the value `fill`), `border` (the nearest
+            pixel) or `reflection` (about the ends of the normalised interval). Static.
+        align_corners: whether -1 and 1 are the centres of the outermost pixels or their outer
             edges. Static.
-        fill: the value of everything outside under `zeros`: a number, or one for each channel.
+        fill: value outside the image if `padding_mode` is `zeros`: a number, or one per channel.
 
     Returns:
-        `[*out, c]` in the image's dtype. No coordinate, however large, infinite or NaN, gives
-        anything but a value that the padding allows, and a gradient of 0.
+        `[*out, c]` in the dtype of the image. Coordinates that are very large, infinite or NaN
+        give a value that the padding allows; infinite and NaN coordinates have gradient 0.
 
     Raises:
-        ValueError: on a mode or padding that does not exist, shapes that do not fit, an empty
-            spatial axis, a grid that is not floating, an integer image in another mode than
-            `nearest`, or a fill that is no number or that the image's dtype cannot hold.
+        ValueError: if `mode` or `padding_mode` is unknown, shapes do not fit, a spatial axis is
+            empty, the grid is not floating, the image is not floating and `mode` is not `nearest`,
+            or `fill` is not a number that the dtype of the image can represent.
 
     Example:
         >>> image = jnp.arange(4.0).reshape(2, 2, 1)
-        >>> grid = jnp.asarray([[0.0, 0.0], [0.5, -0.5]])  # the middle; upper right pixel
+        >>> grid = jnp.asarray([[0.0, 0.0], [0.5, -0.5]])  # the centre; the upper right pixel
         >>> grid_sample(image, grid)[:, 0]
         Array([1.5, 1. ], dtype=float32)
 
-    Source: Jaderberg et al. (2015), section 3.3; values and gradients as torch's `grid_sample`.
+    Source: Jaderberg et al. (2015), section 3.3; same values and gradients as
+    torch's `grid_sample`.
     """
     check_bool("align_corners", align_corners)
     ndim = jnp.ndim(image) - 1
     check_shape("image", jnp.shape(image), "[h, w, c] or [d, h, w, c]", ndim in (2, 3))
     shape = jnp.shape(grid)
-    expected = f"[..., {ndim}] for an image {one_example(ndim)}"
+    expected = f"[..., {ndim}] for an image {describe_image_shape(ndim)}"
     check_shape("grid", shape, expected, shape[-1:] == (ndim,))
     source = jnp.asarray(grid)
     check_floating("grid", source)
@@ -94,20 +97,20 @@ def sample(
     points: Sequence[Float[jax.Array, "*out"]],
     bounds: Sequence[Bounds],
     *,
-    mode: str,
-    padding_mode: str,
+    mode: Mode,
+    padding_mode: PaddingMode,
     fill: float | Sequence[float] | Array = 0.0,
 ) -> Shaped[jax.Array, "*out c"]:
-    """Samples an image at points given in pixels, one array for each of x, y[, z].
+    """Samples an image at points in pixels. Each of x, y[, z] is an array of its own.
 
     Args:
         image: `[h, w, c]` or `[d, h, w, c]`.
-        points: pixel coordinates, at least float32, all of the output's shape.
-        bounds: (low, high) of each coordinate in pixels: where reflection mirrors.
-        mode, padding_mode, fill: as for `grid_sample`.
+        points: pixel coordinates, each `[*out]`, at least float32.
+        bounds: (low, high) per coordinate in pixels, the points about which `reflection` mirrors.
+        mode, padding_mode, fill: as in `grid_sample`.
 
     Returns:
-        `[*out, c]` in the image's dtype.
+        `[*out, c]` in the dtype of the image.
     """
     check_choice("mode", mode, KERNELS)
     check_choice("padding_mode", padding_mode, PADDINGS)
@@ -119,82 +122,85 @@ def sample(
             f"image must be of a floating dtype for mode {mode}; got {image.dtype} "
             "(nearest takes any dtype)"
         )
-    # Sums are taken in float32 or wider, and so is, by transposition, the image's gradient.
-    values = image.astype(_accumulator(image, points, mode))
+    # Sums, and by transposition the gradient to the image, are computed in float32 or wider.
+    values = image.astype(_accumulator_dtype(image, points, mode))
     check_fill(fill, image.dtype, channels)
     background = jnp.broadcast_to(jnp.asarray(fill, values.dtype), (channels,))
     axes = [
-        Axis(size, bound, mode, padding_mode)
+        SampledAxis(size, bound, mode, padding_mode)
         for size, bound in zip(reversed(spatial), bounds, strict=True)
     ]
     if mode == "bilinear" and len(axes) == 2:
-        if padding_mode != "zeros":  # for which the function takes any point
-            points = [_tamed(p, axis) for p, axis in zip(points, axes, strict=True)]
-            background = jnp.zeros_like(background)  # a tap outside has weight 0 then
+        if padding_mode != "zeros":  # with zeros, `bilinear` accepts any point
+            points = [_safe_coordinates(p, axis) for p, axis in zip(points, axes, strict=True)]
+            background = jnp.zeros_like(background)  # taps outside have weight 0
         x, y = (p.astype(values.dtype) for p in points)
         output = bilinear(values, lax.optimization_barrier(lax.complex(x, y)), background)
     else:
-        tamed = tuple(_tamed(p, axis) for p, axis in zip(points, axes, strict=True))
-        output = _sample(values, lax.optimization_barrier(tamed), background, tuple(axes))
+        safe = tuple(_safe_coordinates(p, axis) for p, axis in zip(points, axes, strict=True))
+        output = _sample_taps(values, lax.optimization_barrier(safe), background, tuple(axes))
     return output.astype(image.dtype)
 
 
 def check_fill(fill: object, dtype: np.dtype, channels: int) -> None:
-    """Raises `ValueError` unless `fill` is a number or one for each channel, and fits `dtype`."""
+    """Raises `ValueError` unless `fill` is one number, or one per channel, and fits `dtype`."""
     values = jnp.asarray(fill) if is_traced(fill) else as_numbers(fill)
     if values is None or values.shape not in ((), (channels,)):
         raise ValueError(f"fill must be a number or one per channel, [{channels}]; got {fill!r}")
     if not is_traced(fill) and not jnp.issubdtype(dtype, jnp.floating):
-        with np.errstate(all="ignore"):  # what is changed by the cast is refused
+        with np.errstate(all="ignore"):  # the comparison detects overflow
             fits = (values.astype(dtype) == values).all()
         if not fits:
             raise ValueError(f"fill must be a value of the image's dtype, {dtype}; got {fill!r}")
 
 
-class Axis(NamedTuple):
-    """What the taps on an axis depend on besides the coordinate: its size and bounds in pixels."""
+class SampledAxis(NamedTuple):
+    """One axis of the image: size and bounds in pixels, and the sampling options."""
 
     size: int
     bounds: Bounds
-    mode: str
-    padding_mode: str
+    mode: Mode
+    padding_mode: PaddingMode
 
 
-def _tamed(p: jax.Array, axis: Axis) -> jax.Array:
-    """Coordinates that can be indexed, on the image already where it is they that padding folds.
+def _safe_coordinates(p: jax.Array, axis: SampledAxis) -> jax.Array:
+    """Makes coordinates indexable, and folds them into the image unless the taps are folded.
 
-    What follows stands behind a barrier, so that they are computed in one kernel: contracted to one
-    rounding in some kernels and not in others, a position near a whole number would have its index
-    from one pixel and its weight from the next.
+    The caller puts an optimization barrier after the result, so that it is computed in one kernel.
+    XLA may fuse multiply-adds in some kernels only; a position near an integer would then take its
+    index from one pixel and its weight from the next.
     """
     padding = PADDINGS[axis.padding_mode]
-    p = padding.tame(p, axis.size)
+    p = padding.sanitise(p, axis.size)
     if padding.fold and not KERNELS[axis.mode].folds_taps:
         p = padding.fold(p, axis.size, axis.bounds)
     return p
 
 
-# The taps' values are read again for the reverse pass rather than kept.
+# The reverse pass reads the values of the taps again instead of storing them.
 @functools.partial(jax.checkpoint, static_argnums=(3,))
-def _sample(
-    values: jax.Array, points: tuple[jax.Array, ...], background: jax.Array, axes: tuple[Axis, ...]
+def _sample_taps(
+    values: jax.Array,
+    points: tuple[jax.Array, ...],
+    background: jax.Array,
+    axes: tuple[SampledAxis, ...],
 ) -> jax.Array:
-    """Any mode and number of dimensions: a sum over the taps of all axes."""
+    """Samples in any mode and number of dimensions, as a sum over the taps of all axes."""
     taps = [_taps(p, axis) for p, axis in zip(points, axes, strict=True)]
     terms = [
-        _read(values, each, background)
-        for each in itertools.product(*reversed(taps))  # axes in the image's order
+        _read_weighted(values, each, background)
+        for each in itertools.product(*reversed(taps))  # in the axis order of the image
     ]
     return sum(terms[1:], terms[0])
 
 
 class Tap(NamedTuple):
-    """One pixel that every point reads on one axis.
+    """One of the pixels that each point reads on one axis.
 
     Attributes:
-        index: int32, inside the image.
-        inside: whether the tap lies on the image; None where padding leaves no other case.
-        weight: None for 1.
+        index: int32, clipped to the image.
+        inside: whether the tap lies in the image; None if padding guarantees it.
+        weight: interpolation weight; None means 1.
     """
 
     index: jax.Array
@@ -202,8 +208,8 @@ class Tap(NamedTuple):
     weight: jax.Array | None
 
 
-def _taps(p: jax.Array, axis: Axis) -> list[Tap]:
-    """The taps of coordinates on an axis."""
+def _taps(p: jax.Array, axis: SampledAxis) -> list[Tap]:
+    """The taps that coordinates read on an axis."""
     kernel, padding = KERNELS[axis.mode], PADDINGS[axis.padding_mode]
     first = lax.stop_gradient(kernel.first(p))
     weights = kernel.weights(p - first) if kernel.weights else (None,)
@@ -220,20 +226,20 @@ def _taps(p: jax.Array, axis: Axis) -> list[Tap]:
     return taps
 
 
-def _read(values: jax.Array, taps: Sequence[Tap], background: jax.Array) -> jax.Array:
-    """Weight times value of one tap of every point."""
+def _read_weighted(values: jax.Array, taps: Sequence[Tap], background: jax.Array) -> jax.Array:
+    """Weight times value of one pixel per point, given by one tap per axis."""
     index = tuple(tap.index for tap in taps)
-    read = values.at[index].get(mode="promise_in_bounds")
+    pixels = values.at[index].get(mode="promise_in_bounds")
     insides = [tap.inside for tap in taps if tap.inside is not None]
     if insides:
-        # A selection, not a product: what lies under a tap outside may be NaN.
-        read = jnp.where(math.prod(insides[1:], start=insides[0])[..., None], read, background)
+        # Select instead of multiplying by 0: a clipped tap may read a NaN.
+        pixels = jnp.where(math.prod(insides[1:], start=insides[0])[..., None], pixels, background)
     weights = [tap.weight for tap in taps if tap.weight is not None]
-    return math.prod(weights[1:], start=weights[0])[..., None] * read if weights else read
+    return math.prod(weights[1:], start=weights[0])[..., None] * pixels if weights else pixels
 
 
-def _accumulator(image: jax.Array, points: Sequence[jax.Array], mode: str) -> jnp.dtype:
-    if mode == "nearest":  # which has no weights, and takes what nobody computes with
+def _accumulator_dtype(image: jax.Array, points: Sequence[jax.Array], mode: Mode) -> jnp.dtype:
+    if mode == "nearest":  # no weights, so dtypes without arithmetic are kept
         exact = not is_floating(image.dtype)
         return image.dtype if exact else jnp.promote_types(image.dtype, jnp.float32)
     return jnp.promote_types(image.dtype, jnp.result_type(jnp.float32, *(p.dtype for p in points)))

@@ -1,4 +1,4 @@
-"""Interpolation kernels: which taps a coordinate reads on one axis, and with what weights."""
+"""Interpolation kernels: the taps that a coordinate reads on one axis, and their weights."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Keys' parameter of the cubic convolution kernel, as in torch, OpenCV and ONNX.
+# Keys' parameter of the cubic convolution kernel; torch, OpenCV and ONNX use the same value.
 CUBIC_A = -0.75
 
 
@@ -14,11 +14,11 @@ class Kernel(NamedTuple):
     """An interpolation kernel on one axis.
 
     Attributes:
-        first: the whole-numbered position of the first tap of a coordinate, as a float.
-        weights: weights of the taps at first, first + 1, ..., given `coordinate - first`; None
-            where the one tap is taken as it is, which holds for values of any type.
-        folds_taps: padding maps each tap rather than the coordinate, so that a kernel that reaches
-            over the edge reads what lies there instead of stopping at it.
+        first: maps a coordinate to the position of its first tap, an integer stored as a float.
+        weights: maps `coordinate - first` to the weights of the taps at first, first + 1, ...; None
+            if the kernel has one unweighted tap, which works for any dtype.
+        folds_taps: whether padding maps each tap instead of the coordinate. A wide kernel then
+            reads the padded image beyond the edge.
     """
 
     first: Callable[[jax.Array], jax.Array]
@@ -31,7 +31,7 @@ def _bilinear_weights(t: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _bicubic_weights(t: jax.Array) -> tuple[jax.Array, ...]:
-    """Of taps at distances t, t - 1, 2 - t and 3 - t, where 1 <= t < 2."""
+    """Weights of taps at distances t, t - 1, 2 - t and 3 - t, for 1 <= t < 2."""
     a = CUBIC_A
 
     def near(d: jax.Array) -> jax.Array:  # |d| <= 1
@@ -43,8 +43,8 @@ def _bicubic_weights(t: jax.Array) -> tuple[jax.Array, ...]:
     return far(t), near(t - 1), near(2 - t), far(3 - t)
 
 
-# `floor` rather than a pair of floor and ceil: at a whole coordinate the weights then have the
-# right-hand derivative, where floor and ceil meet and the derivative is lost.
+# Taps at floor and floor + 1 give the right-hand derivative at integer coordinates. Taps at floor
+# and ceil would coincide there and give derivative 0.
 KERNELS = {
     "nearest": Kernel(first=jnp.round, weights=None, folds_taps=False),  # half to even
     "bilinear": Kernel(first=jnp.floor, weights=_bilinear_weights, folds_taps=False),

@@ -1,12 +1,12 @@
-"""Two linear operations, each the other's transpose, that JAX can differentiate, batch and shard.
+"""A pair of linear operations that are each other's transpose, as two JAX primitives.
 
-JAX has no ready way to give a linear function a transpose and to `vmap` it too: `custom_vjp` has
-no forward mode, `linear_call` cannot be batched, and `custom_linear_solve` would copy an image that
-many thetas share. Hence two primitives.
+They support differentiation, batching and sharding. JAX has no simpler way to give a linear
+function a custom transpose and to `vmap` it: `custom_vjp` has no forward mode, `linear_call` cannot
+be batched, and `custom_linear_solve` would copy an image that many thetas share.
 
-Both take `(first, points)`, where `first` is what they are linear in, an image or samples. `batch`
-counts the leading axes that it shares with the points. What the points have beyond those is more
-points.
+Both primitives take `(linear, points)`; they are linear in the first argument, an image or samples.
+`batch` is the number of leading axes that it shares with the points. All further axes of the points
+enumerate points.
 """
 
 import functools
@@ -20,63 +20,65 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
-STATIC = ("batch", "height", "width")
+STATIC_ARGUMENTS = ("batch", "height", "width")
 
 
 def linear_pair(
     name: str,
     read: Callable[[jax.Array, jax.Array], jax.Array],
     splat: Callable[[jax.Array, jax.Array, int, int], jax.Array],
-    shift: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    points_jvp: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Makes `read` know `splat` as its transpose, and the other way round.
+    """Defines `read` and `splat` as primitives that are each other's transpose.
 
     Args:
-        name: of the pair.
+        name: prefix of the names of the primitives.
         read: `(image [h, w, c], points [*out]) -> samples [*out, c]`, linear in the image.
         splat: `(samples, points, height, width) -> image`, linear in the samples.
-        shift: `(image, points, step) -> samples`, the derivative of `read` along a step of the
-            points; linear in the image and in the step.
+        points_jvp: `(image, points, tangent) -> samples`, the derivative of `read` along a tangent
+            of the points; linear in the image and in the tangent.
 
     Returns:
-        `read`.
+        `read` as a primitive that JAX can differentiate, transpose, batch and shard.
     """
     read_p, splat_p = Primitive(f"{name}_read"), Primitive(f"{name}_splat")
-    shift_splat = functools.partial(_shift_splat, shift)
-    _define(read_p, read, shift, _read_shape, functools.partial(_transpose_read, splat_p))
-    _define(splat_p, splat, shift_splat, _splat_shape, functools.partial(_transpose_splat, read_p))
+    splat_jvp = functools.partial(_splat_points_jvp, points_jvp)
+    _define(read_p, read, points_jvp, _read_shape, functools.partial(_transpose_read, splat_p))
+    _define(splat_p, splat, splat_jvp, _splat_shape, functools.partial(_transpose_splat, read_p))
     batching.primitive_batchers[read_p] = functools.partial(_batch_read, read_p)
     batching.primitive_batchers[splat_p] = functools.partial(_batch, splat_p)
 
-    def bound(image: jax.Array, points: jax.Array) -> jax.Array:
+    def bind_read(image: jax.Array, points: jax.Array) -> jax.Array:
         return read_p.bind(*_equally_varying(image, points), batch=0)
 
-    return bound
+    return bind_read
 
 
 def _define(
     primitive: Primitive,
     function: Callable[..., jax.Array],
-    shift: Callable[..., jax.Array],
+    points_jvp: Callable[..., jax.Array],
     shape: Callable[..., tuple[int, ...]],
     transpose: Callable[..., list],
 ) -> None:
-    """Tells JAX what a primitive computes, its result's shape, its derivative and transpose."""
+    """Registers the implementation, shape, derivatives and transpose of a primitive."""
 
-    def run(first: jax.Array, points: jax.Array, *, batch: int, **size: int) -> jax.Array:
-        return _batched(function, batch, size)(first, points)
+    def run(linear: jax.Array, points: jax.Array, *, batch: int, **size: int) -> jax.Array:
+        return _batched(function, batch, size)(linear, points)
 
-    def along_first(change: Any, first: Any, points: Any, **settings: int) -> jax.Array:
-        return primitive.bind(change, points, **settings)
+    def linear_tangent(tangent: Any, linear: Any, points: Any, **settings: int) -> jax.Array:
+        return primitive.bind(tangent, points, **settings)
 
-    def along_points(step: Any, first: Any, points: Any, *, batch: int, **size: int) -> jax.Array:
-        return _batched(shift, batch, size)(first, points, step)
+    def points_tangent(
+        tangent: Any, linear: Any, points: Any, *, batch: int, **size: int
+    ) -> jax.Array:
+        return _batched(points_jvp, batch, size)(linear, points, tangent)
 
-    primitive.def_impl(jax.jit(run, static_argnames=STATIC))
-    primitive.def_abstract_eval(functools.partial(_aval, shape))
+    primitive.def_impl(jax.jit(run, static_argnames=STATIC_ARGUMENTS))
+    primitive.def_abstract_eval(functools.partial(_abstract_value, shape))
     mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=False))
-    ad.deflinear2(primitive, transpose)  # its own derivative is for what is linear in all it takes
-    ad.defjvp(primitive, along_first, along_points)
+    ad.deflinear2(primitive, transpose)  # its JVP assumes linearity in all arguments, so replace it
+    ad.defjvp(primitive, linear_tangent, points_tangent)
 
 
 def _batched(
@@ -88,17 +90,17 @@ def _batched(
     return function
 
 
-def _shift_splat(
-    shift: Callable[..., jax.Array],
+def _splat_points_jvp(
+    points_jvp: Callable[..., jax.Array],
     samples: jax.Array,
     points: jax.Array,
-    step: jax.Array,
+    tangent: jax.Array,
     height: int,
     width: int,
 ) -> jax.Array:
-    """The derivative of `splat` along a step of the points: the transpose of `read`'s."""
+    """The derivative of `splat` along a tangent of the points: the transpose of that of `read`."""
     image = jax.ShapeDtypeStruct((height, width, samples.shape[-1]), samples.dtype)
-    return jax.linear_transpose(lambda image: shift(image, points, step), image)(samples)[0]
+    return jax.linear_transpose(lambda image: points_jvp(image, points, tangent), image)(samples)[0]
 
 
 def _read_shape(image: Any, points: Any, *, batch: int) -> tuple[int, ...]:
@@ -111,11 +113,13 @@ def _splat_shape(
     return (*points.shape[:batch], height, width, samples.shape[-1])
 
 
-def _aval(shape: Callable[..., tuple[int, ...]], first: Any, points: Any, **settings: int) -> Any:
-    """The abstract value of a result: on the argument's mesh, and varying there as it does."""
-    result = shape(first, points, **settings)
-    sharding = NamedSharding(first.sharding.mesh, PartitionSpec(*(None for _ in result)))
-    return first.update(shape=result, sharding=sharding, weak_type=False)
+def _abstract_value(
+    shape: Callable[..., tuple[int, ...]], linear: Any, points: Any, **settings: int
+) -> Any:
+    """The abstract value of a result: as the linear argument, with another shape, unsharded."""
+    result = shape(linear, points, **settings)
+    sharding = NamedSharding(linear.sharding.mesh, PartitionSpec(*(None for _ in result)))
+    return linear.update(shape=result, sharding=sharding, weak_type=False)
 
 
 def _transpose_read(
@@ -147,16 +151,16 @@ def _batch_read(read_p: Primitive, args: Any, dims: Any, *, batch: int) -> tuple
     (image, points), (image_dim, points_dim) = args, dims
     if image_dim is not None:
         return _batch(read_p, args, dims, batch=batch)
-    # One image for all: it is read at more points, not copied.
+    # A shared image is read at more points instead of being copied.
     points = jnp.moveaxis(points, points_dim, batch)
     return read_p.bind(image, points, batch=batch), batch
 
 
 def _equally_varying(*arrays: jax.Array) -> list[jax.Array]:
-    """The arrays, all varying over the mesh axes of `shard_map` that any of them varies over."""
-    axes = [jax.typeof(array).manual_axis_type.varying for array in arrays]
-    every = frozenset().union(*axes)
+    """Marks all arrays as varying over every `shard_map` axis that any of them varies over."""
+    varying_axes = [jax.typeof(array).manual_axis_type.varying for array in arrays]
+    union = frozenset().union(*varying_axes)
     return [
-        lax.pcast(array, tuple(every - own), to="varying") if every - own else array
-        for array, own in zip(arrays, axes, strict=True)
+        lax.pcast(array, tuple(union - own), to="varying") if union - own else array
+        for array, own in zip(arrays, varying_axes, strict=True)
     ]

@@ -1,7 +1,7 @@
-"""What lies outside the image: rules that bring coordinates and taps back to it, on one axis.
+"""Padding: rules that map coordinates and taps outside the image back into it, on one axis.
 
-Every rule is total: it maps NaN, infinities and coordinates beyond any index to something that can
-be converted to an index, and passes no gradient to them.
+Every rule is total: NaN, infinities and coordinates beyond the index range are mapped to valid
+indices and receive gradient 0.
 """
 
 from collections.abc import Callable
@@ -13,57 +13,57 @@ from jax import lax
 
 Bounds = tuple[float, float]
 
-# Farther than any tap reaches: a coordinate this far out reads nothing but padding.
-REACH = 4.0
-# Coordinates beyond this have no 32-bit index.
-LARGEST = 2.0**31
+# A coordinate this many pixels outside the image reads only padding, whatever the kernel.
+FAR_OUTSIDE = 4.0
+# Coordinates from here on have no 32-bit index.
+INDEX_LIMIT = 2.0**31
 
 
 def clip(p: jax.Array, low: float, high: float) -> jax.Array:
-    """`p` clipped; its gradient is 0 outside and, as in torch, at the bounds themselves."""
+    """Clips `p`. As in torch, the gradient is 0 outside the bounds and at the bounds."""
     return lax.clamp(jnp.asarray(low, p.dtype), p, jnp.asarray(high, p.dtype))
 
 
 def reflect(p: jax.Array, bounds: Bounds) -> jax.Array:
-    """`p` mirrored at both bounds until it lies between them."""
+    """Reflects `p` at both bounds until it lies between them."""
     low, high = bounds
     span = high - low
     if span == 0:
         return jnp.zeros_like(p)
     distance = jnp.abs(p - low)
-    # The remainder of two spans is exact however large the coordinate; a count of spans is not.
-    around = lax.rem(distance, jnp.asarray(2 * span, p.dtype))
-    return jnp.where(around > span, 2 * span - around, around) + low
+    # The remainder is exact for coordinates of any size; the number of reflections is not.
+    remainder = lax.rem(distance, jnp.asarray(2 * span, p.dtype))
+    return jnp.where(remainder > span, 2 * span - remainder, remainder) + low
 
 
-def _bring_near(p: jax.Array, size: int) -> jax.Array:
-    return clip(p, -REACH, size - 1 + REACH)
+def _clip_far_outside(p: jax.Array, size: int) -> jax.Array:
+    return clip(p, -FAR_OUTSIDE, size - 1 + FAR_OUTSIDE)
 
 
 class Padding(NamedTuple):
-    """How one axis of `size` pixels continues outside.
+    """How an axis of `size` pixels continues outside the image.
 
     Attributes:
-        tame: `(p, size) -> p`, finite and indexable, equal to `p` as far as sampling can tell.
-        fold: `(p, size, bounds) -> p`, inside `[0, size - 1]`; None where taps outside read the
-            fill value instead.
+        sanitise: `(p, size) -> p`, finite and indexable, without changing any sampled value.
+        fold: `(p, size, bounds) -> p`, mapped into `[0, size - 1]`; None if taps outside read the
+            fill value.
     """
 
-    tame: Callable[[jax.Array, int], jax.Array]
+    sanitise: Callable[[jax.Array, int], jax.Array]
     fold: Callable[[jax.Array, int, Bounds], jax.Array] | None
 
 
 PADDINGS = {
     "zeros": Padding(
-        tame=lambda p, size: _bring_near(jnp.where(jnp.isnan(p), -REACH, p), size),
+        sanitise=lambda p, size: _clip_far_outside(jnp.where(jnp.isnan(p), -FAR_OUTSIDE, p), size),
         fold=None,
     ),
     "border": Padding(
-        tame=lambda p, size: _bring_near(jnp.where(jnp.isnan(p), 0.0, p), size),
+        sanitise=lambda p, size: _clip_far_outside(jnp.where(jnp.isnan(p), 0.0, p), size),
         fold=lambda p, size, bounds: clip(p, 0, size - 1),
     ),
     "reflection": Padding(
-        tame=lambda p, size: jnp.where(jnp.abs(p) < LARGEST, p, 0.0),  # NaN compares false
+        sanitise=lambda p, size: jnp.where(jnp.abs(p) < INDEX_LIMIT, p, 0.0),  # NaN becomes 0
         fold=lambda p, size, bounds: clip(reflect(p, bounds), 0, size - 1),
     ),
 }

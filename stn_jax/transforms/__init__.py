@@ -1,4 +1,4 @@
-"""Geometric transformations: theta and target points to source points."""
+"""Geometric transformations, which map target points to source points given theta."""
 
 from stn_jax.transforms.base import Transform
 from stn_jax.transforms.linear import (

@@ -1,4 +1,4 @@
-"""What a transformation is, and the matrix arithmetic that its members share."""
+"""The `Transform` interface, and the matrix arithmetic that the families share."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,33 +11,33 @@ from jaxtyping import Float
 from stn_jax._checks import check_floating, check_shape
 from stn_jax._types import Array
 
-# Where a projective warp puts a point that lies on or behind its horizon: farther out than any
-# image that float32 indices can address, so that zero padding reads it as background.
+# Coordinate of points on or behind the horizon of a projective warp. It lies outside any image
+# that float32 indices can address, so zero padding reads it as background.
 FAR = 2.0**24
-# The least homogeneous coordinate that still counts as before the horizon. It bounds the
-# gradient of a point inside the image by 1000 times the gradient of its numerator.
-HORIZON = 1e-3
+# The smallest homogeneous coordinate in front of the horizon. It bounds the gradient of a point
+# inside the image by 1000 times the gradient of its numerator.
+MIN_DEPTH = 1e-3
 
 
 class Transform(NamedTuple):
-    """A family of geometric transformations: pure functions of its parameters theta.
+    """A family of geometric transformations, given by pure functions of its parameters theta.
 
-    Convention: theta is flat, `[num_params]`, and maps *target* points (of the output) to
-    *source* points (of the input); points are normalised, their last axis ordered (x, y[, z]).
+    Convention: theta is flat, `[num_params]`, and maps *target* points (in the output) to
+    *source* points (in the input). Points are normalised; their last axis is ordered (x, y[, z]).
 
     Attributes:
-        name: what flags and records call it.
-        ndim: spatial dimensions of the points, 2 or 3.
-        identity: the theta that maps every point to itself, float32, read-only.
-        warp: `(theta, points [..., ndim]) -> points [..., ndim]`; exactly `points` at the identity.
-        matrix: `theta -> [ndim, ndim + 1]` (linear ones) or `[ndim + 1, ndim + 1]` (projective);
-            None where the family has none.
+        name: name in command-line flags, records and errors.
+        ndim: number of spatial dimensions, 2 or 3.
+        identity: the theta that maps every point to itself, `[num_params]`, float32, read-only.
+        warp: `(theta, points [..., ndim]) -> points [..., ndim]`; exact at the identity.
+        matrix: `theta -> [ndim, ndim + 1]` (linear families) or `[ndim + 1, ndim + 1]`
+            (projective), or None if the family has no matrix.
         compose: `(a, b) -> theta` of the warp that applies `b` first and then `a`, or None.
         inverse: `theta -> theta` of the inverse warp, or None.
 
-    Where a composition or an inverse has no theta in the family, it is NaN: the inverse of a theta
-    that is singular (to the precision it is computed in), and a homography that brings the centre
-    to the horizon or behind it.
+    A composition or an inverse is NaN if the result is not in the family. Examples are the inverse
+    of a theta that is singular to working precision, and a homography that maps the centre to the
+    horizon or behind it.
     """
 
     name: str
@@ -50,11 +50,11 @@ class Transform(NamedTuple):
 
     @property
     def num_params(self) -> int:
-        """The length of theta."""
+        """The number of parameters, the length of theta."""
         return self.identity.shape[0]
 
-    # By identity of the object: `identity` is an array, which neither hashes nor compares to a
-    # truth value, and a Transform has to serve as a static argument and as a field of a module.
+    # Compared by object identity, so that a Transform can be a static argument and a module field:
+    # the field `identity` is an array, which has no hash and no boolean equality.
     def __hash__(self) -> int:
         return id(self)
 
@@ -64,7 +64,7 @@ class Transform(NamedTuple):
     def __ne__(self, other: object) -> bool:
         return self is not other
 
-    # A copy would be another family, and a module that has it another static argument.
+    # A copy would be an unequal family and cause recompilation, so copying returns the object.
     def __copy__(self) -> "Transform":
         return self
 
@@ -84,31 +84,30 @@ def check_transform(transform: object) -> None:
         )
 
 
-def constant(values: Sequence[float]) -> np.ndarray:
-    """A read-only float32 vector."""
+def read_only_vector(values: Sequence[float]) -> np.ndarray:
+    """Returns a read-only float32 vector."""
     array = np.asarray(values, np.float32)
     array.setflags(write=False)
     return array
 
 
 def at_least_float32(array: Array) -> jax.Array:
-    """`array` in its own precision or float32, whichever is wider."""
+    """Casts `array` to float32 unless its dtype is wider."""
     array = jnp.asarray(array)
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def as_theta(theta: Array, num_params: int, name: str) -> jax.Array:
-    """`theta` checked to be flat, of `num_params` and floating; at least float32."""
-    check_shape(
-        f"theta of {name}", jnp.shape(theta), f"[{num_params}]", jnp.shape(theta) == (num_params,)
-    )
+    """Checks that theta is floating and has shape `[num_params]`; casts it to at least float32."""
+    shape = jnp.shape(theta)
+    check_shape(f"theta of {name}", shape, f"[{num_params}]", shape == (num_params,))
     theta = jnp.asarray(theta)
     check_floating(f"theta of {name}", theta)
     return at_least_float32(theta)
 
 
 def as_points(points: Array, ndim: int, name: str) -> jax.Array:
-    """`points` checked to have `ndim` coordinates on the last axis; at least float32."""
+    """Checks that points are floating `[..., ndim]`; casts them to at least float32."""
     shape = jnp.shape(points)
     check_shape(f"points of {name}", shape, f"[..., {ndim}]", bool(shape) and shape[-1] == ndim)
     points = jnp.asarray(points)
@@ -117,10 +116,10 @@ def as_points(points: Array, ndim: int, name: str) -> jax.Array:
 
 
 def inverse_matrix(matrix: Float[Array, "n n"]) -> Float[jax.Array, "n n"]:
-    """The inverse; NaN where the matrix is singular to working precision.
+    """Inverts a matrix. The result is NaN if the matrix is singular to working precision.
 
-    A matrix without an inverse seldom has a determinant of exactly 0 in floating point, and what
-    elimination then returns is large, finite and meaningless. The condition number tells.
+    The determinant of a singular matrix is rarely exactly 0 in floating point; elimination then
+    returns large, finite, meaningless numbers. The condition number detects this.
     """
     inverse = jnp.linalg.inv(matrix)
 
@@ -134,17 +133,17 @@ def inverse_matrix(matrix: Float[Array, "n n"]) -> Float[jax.Array, "n n"]:
 def apply_matrix(
     matrix: Float[Array, "rows columns"], coordinates: Sequence[Array]
 ) -> tuple[jax.Array, ...]:
-    """Maps points, given as one array for each coordinate, by a matrix.
+    """Maps points by a matrix. Each coordinate is an array of its own.
 
-    Written as multiply-adds: a matrix product may run in reduced precision on an accelerator,
-    and separate coordinates keep the gradient free of a reduction over an axis of two.
+    Uses multiply-adds, because a matrix product may run in reduced precision on an accelerator.
+    Separate coordinates avoid a reduction over an axis of length 2 in the gradient.
 
     Args:
         matrix: `[n, n + 1]`, or `[n + 1, n + 1]` for a projective map.
-        coordinates: x, y[, z], of shapes that broadcast together.
+        coordinates: x, y[, z], with shapes that broadcast together.
 
     Returns:
-        The mapped coordinates, as given.
+        The mapped coordinates x, y[, z].
     """
     ndim = len(coordinates)
 
@@ -156,31 +155,33 @@ def apply_matrix(
 
 
 def dehomogenise(rows: Sequence[jax.Array], ndim: int) -> tuple[jax.Array, ...]:
-    """The first `ndim` of the rows, divided by one more, if there is one.
+    """Divides the first `ndim` rows by the last one if there are `ndim + 1`.
 
-    Points whose divisor is below `HORIZON` have no image: they go `FAR` away, with gradient 0.
+    Points with a depth below `MIN_DEPTH` are mapped to distance `FAR`, with gradient 0.
     """
-    mapped = tuple(rows[:ndim])
+    numerators = tuple(rows[:ndim])
     if len(rows) == ndim:
-        return mapped
+        return numerators
     depth = rows[ndim]
-    visible = depth >= HORIZON
+    visible = depth >= MIN_DEPTH
     safe_depth = jnp.where(visible, depth, 1.0)
-    return tuple(jnp.where(visible, p / safe_depth, jnp.where(p < 0, -FAR, FAR)) for p in mapped)
+    return tuple(
+        jnp.where(visible, p / safe_depth, jnp.where(p < 0, -FAR, FAR)) for p in numerators
+    )
 
 
 def warp_by_matrix(matrix: Array, points: jax.Array) -> jax.Array:
-    """Maps points `[..., n]` by a matrix; see `apply_matrix`."""
-    planes = [points[..., i] for i in range(points.shape[-1])]
-    return jnp.stack(apply_matrix(matrix, planes), axis=-1)
+    """Maps points `[..., n]` by a matrix, as `apply_matrix`."""
+    coordinates = [points[..., i] for i in range(points.shape[-1])]
+    return jnp.stack(apply_matrix(matrix, coordinates), axis=-1)
 
 
 def homogeneous(matrix: jax.Array) -> jax.Array:
-    """`[n, n + 1]` with the row (0, ..., 0, 1) below it."""
+    """Appends the row (0, ..., 0, 1) to a matrix `[n, n + 1]`."""
     n = matrix.shape[0]
     return jnp.concatenate([matrix, jnp.eye(n + 1, dtype=matrix.dtype)[n:]])
 
 
 def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`a @ b` in full precision, also where the default of the device is less."""
+    """`a @ b` in full precision, even if the default precision of the device is lower."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

@@ -1,8 +1,8 @@
 """Transformations that are linear in homogeneous coordinates, in 2-D and 3-D.
 
-They act on normalised coordinates. A rotation is therefore rigid in pixels where the image is
-square, and shears where it is not. The y axis points down: a positive angle turns the sampled
-frame clockwise on the screen, hence what is seen in it anticlockwise.
+Coordinates are normalised per axis, so rotating a non-square image also shears it. The y axis
+points down: a positive angle rotates the sampled frame clockwise on screen, and therefore rotates
+the content of the output anticlockwise.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +17,15 @@ from stn_jax.transforms.base import (
     apply_matrix,
     as_points,
     as_theta,
-    constant,
     homogeneous,
     inverse_matrix,
     matmul,
+    read_only_vector,
     warp_by_matrix,
 )
 
 
-def _linear(
+def _linear_transform(
     name: str,
     identity: Sequence[float],
     matrix: Callable[[jax.Array], jax.Array],
@@ -33,16 +33,16 @@ def _linear(
     inverse: Callable[[jax.Array], jax.Array],
     ndim: int = 2,
 ) -> Transform:
-    """Lifts functions of a checked theta to a `Transform`."""
-    start = constant(identity)
+    """Makes a `Transform` from functions of theta, and adds the checks of arguments."""
+    identity_theta = read_only_vector(identity)
 
     def checked(theta: Array) -> jax.Array:
-        return as_theta(theta, len(start), name)
+        return as_theta(theta, len(identity_theta), name)
 
     return Transform(
         name=name,
         ndim=ndim,
-        identity=start,
+        identity=identity_theta,
         warp=lambda theta, points: warp_by_matrix(
             matrix(checked(theta)), as_points(points, ndim, name)
         ),
@@ -64,7 +64,7 @@ def _translation_matrix(theta: jax.Array) -> jax.Array:
     return _matrix_2x3([[1, 0, tx], [0, 1, ty]], theta.dtype)
 
 
-translation = _linear(
+translation = _linear_transform(
     "translation",
     identity=[0, 0],
     matrix=_translation_matrix,
@@ -80,7 +80,7 @@ def _rotation_matrix(theta: jax.Array) -> jax.Array:
     return _matrix_2x3([[cos, -sin, 0], [sin, cos, 0]], theta.dtype)
 
 
-rotation = _linear(
+rotation = _linear_transform(
     "rotation",
     identity=[0],
     matrix=_rotation_matrix,
@@ -88,7 +88,7 @@ rotation = _linear(
     inverse=jnp.negative,
 )
 
-# --- translation_scale, the paper's attention: theta = (s, tx, ty) ------------------------------
+# --- translation_scale, the attention of the paper: theta = (s, tx, ty) ---------------------------
 
 
 def _translation_scale_matrix(theta: jax.Array) -> jax.Array:
@@ -101,7 +101,7 @@ def _translation_scale_inverse(theta: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(inverse[0]), inverse, jnp.nan)
 
 
-translation_scale = _linear(
+translation_scale = _linear_transform(
     "translation_scale",
     identity=[1, 0, 0],
     matrix=_translation_scale_matrix,
@@ -125,12 +125,12 @@ def _similarity_compose(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _similarity_inverse(theta: jax.Array) -> jax.Array:
-    turn_back = jnp.concatenate([-theta[:2], jnp.zeros_like(theta[2:])])
-    shift = jnp.stack(apply_matrix(_similarity_matrix(turn_back), (theta[2], theta[3])))
+    linear_inverse = jnp.concatenate([-theta[:2], jnp.zeros_like(theta[2:])])
+    shift = jnp.stack(apply_matrix(_similarity_matrix(linear_inverse), (theta[2], theta[3])))
     return jnp.concatenate([-theta[:2], -shift])
 
 
-similarity = _linear(
+similarity = _linear_transform(
     "similarity",
     identity=[0, 0, 0, 0],
     matrix=_similarity_matrix,
@@ -154,7 +154,7 @@ def _affine(name: str, ndim: int) -> Transform:
         return jnp.concatenate([linear_inverse, -matmul(linear_inverse, shift)], axis=1).ravel()
 
     identity = np.eye(ndim, ndim + 1).ravel().tolist()
-    return _linear(name, identity, matrix, compose, inverse, ndim)
+    return _linear_transform(name, identity, matrix, compose, inverse, ndim)
 
 
 affine = _affine("affine", 2)
@@ -163,8 +163,8 @@ affine_3d = _affine("affine_3d", 3)
 # --- rigid_3d: theta = (rx, ry, rz, tx, ty, tz), a rotation vector in radians and a shift --------
 
 
-def _rotation_from_vector(vector: jax.Array) -> jax.Array:
-    """Rodrigues' formula, smooth at zero, where it takes series in the squared angle."""
+def _rotation_matrix_from_vector(vector: jax.Array) -> jax.Array:
+    """Rodrigues' formula. A series in the squared angle makes it smooth at zero."""
     squared = jnp.sum(vector**2)
     small = squared < 1e-4
     angle = jnp.sqrt(jnp.where(small, 1.0, squared))
@@ -181,7 +181,7 @@ def _rotation_from_vector(vector: jax.Array) -> jax.Array:
 
 
 def _quaternion(vector: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The unit quaternion (scalar, vector part) of a rotation vector, smooth at zero."""
+    """Converts a rotation vector to a unit quaternion (scalar, vector part), smooth at zero."""
     squared = jnp.sum(vector**2)
     small = squared < 1e-4
     angle = jnp.sqrt(jnp.where(small, 1.0, squared))
@@ -190,8 +190,8 @@ def _quaternion(vector: jax.Array) -> tuple[jax.Array, jax.Array]:
     return scalar, half_sinc * vector
 
 
-def _vector(scalar: jax.Array, imaginary: jax.Array) -> jax.Array:
-    """The rotation vector, of length at most pi, of a unit quaternion."""
+def _rotation_vector(scalar: jax.Array, imaginary: jax.Array) -> jax.Array:
+    """Converts a unit quaternion to a rotation vector of length at most pi."""
     sign = jnp.where(scalar < 0, -1.0, 1.0)
     scalar, imaginary = sign * scalar, sign * imaginary
     squared = jnp.sum(imaginary**2)
@@ -202,13 +202,13 @@ def _vector(scalar: jax.Array, imaginary: jax.Array) -> jax.Array:
 
 
 def _rigid_3d_matrix(theta: jax.Array) -> jax.Array:
-    return jnp.concatenate([_rotation_from_vector(theta[:3]), theta[3:, None]], axis=1)
+    return jnp.concatenate([_rotation_matrix_from_vector(theta[:3]), theta[3:, None]], axis=1)
 
 
 def _rigid_3d_compose(a: jax.Array, b: jax.Array) -> jax.Array:
     scalar_a, vector_a = _quaternion(a[:3])
     scalar_b, vector_b = _quaternion(b[:3])
-    rotation_vector = _vector(
+    rotation_vector = _rotation_vector(
         scalar_a * scalar_b - jnp.sum(vector_a * vector_b),
         scalar_a * vector_b + scalar_b * vector_a + jnp.cross(vector_a, vector_b),
     )
@@ -217,12 +217,12 @@ def _rigid_3d_compose(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _rigid_3d_inverse(theta: jax.Array) -> jax.Array:
-    turn_back = jnp.concatenate([-theta[:3], jnp.zeros_like(theta[3:])])
-    shift = jnp.stack(apply_matrix(_rigid_3d_matrix(turn_back), (theta[3], theta[4], theta[5])))
+    rotation_inverse = _rigid_3d_matrix(jnp.concatenate([-theta[:3], jnp.zeros_like(theta[3:])]))
+    shift = jnp.stack(apply_matrix(rotation_inverse, (theta[3], theta[4], theta[5])))
     return jnp.concatenate([-theta[:3], -shift])
 
 
-rigid_3d = _linear(
+rigid_3d = _linear_transform(
     "rigid_3d",
     identity=[0] * 6,
     matrix=_rigid_3d_matrix,

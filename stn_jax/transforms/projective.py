@@ -1,8 +1,8 @@
 """The plane projective transformation (homography).
 
-theta is the matrix divided by its last entry, the depth of the centre, so it has none for a matrix
-whose last entry is 0 or negative: divided by it, every depth would change its sign, and what is
-visible would lie behind the horizon. `compose` and `inverse` then return NaN.
+Theta holds the matrix divided by its last entry, the depth of the centre. A matrix whose last entry
+is 0 or negative has no theta: the division would flip the sign of every depth, and visible points
+would move behind the horizon. `compose` and `inverse` return NaN in that case.
 """
 
 import jax
@@ -13,9 +13,9 @@ from stn_jax.transforms.base import (
     Transform,
     as_points,
     as_theta,
-    constant,
     inverse_matrix,
     matmul,
+    read_only_vector,
     warp_by_matrix,
 )
 
@@ -25,8 +25,8 @@ def _matrix(theta: Array) -> jax.Array:
     return jnp.concatenate([theta, jnp.ones(1, theta.dtype)]).reshape(3, 3)
 
 
-def _theta(matrix: jax.Array) -> jax.Array:
-    """The matrix with 1 as its last entry; NaN where only a negative factor, or none, does that."""
+def _theta_from_matrix(matrix: jax.Array) -> jax.Array:
+    """Normalises the last entry of the matrix to 1; NaN unless that entry is positive."""
     last = matrix[2, 2]
     return jnp.where(last > 0, matrix / last, jnp.nan).ravel()[:8]
 
@@ -34,9 +34,9 @@ def _theta(matrix: jax.Array) -> jax.Array:
 projective = Transform(
     name="projective",
     ndim=2,
-    identity=constant([1, 0, 0, 0, 1, 0, 0, 0]),
+    identity=read_only_vector([1, 0, 0, 0, 1, 0, 0, 0]),
     warp=lambda theta, points: warp_by_matrix(_matrix(theta), as_points(points, 2, "projective")),
     matrix=_matrix,
-    compose=lambda a, b: _theta(matmul(_matrix(a), _matrix(b))),
-    inverse=lambda theta: _theta(inverse_matrix(_matrix(theta))),
+    compose=lambda a, b: _theta_from_matrix(matmul(_matrix(a), _matrix(b))),
+    inverse=lambda theta: _theta_from_matrix(inverse_matrix(_matrix(theta))),
 )

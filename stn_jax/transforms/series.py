@@ -1,4 +1,4 @@
-"""Transformations of one family in a row, as one transformation."""
+"""Several transformations of one family in series, as one transformation."""
 
 import functools
 
@@ -7,61 +7,67 @@ import jax.numpy as jnp
 import numpy as np
 
 from stn_jax._types import Array
-from stn_jax.transforms.base import Transform, as_points, as_theta, check_transform, constant
+from stn_jax.transforms.base import (
+    Transform,
+    as_points,
+    as_theta,
+    check_transform,
+    read_only_vector,
+)
 
 
 def series(transform: Transform, count: int) -> Transform:
-    """What `count` transformers in a row do, each to the output of the one before.
+    """Chains `count` transformers of one family, each applied to the output of the previous one.
 
-    Convention: theta is the thetas of all, the first transformer's first. A target point of the
-    whole is one of the last transformer, so it goes through that first.
+    Convention: theta is the concatenation of all thetas, that of the first transformer first. A
+    target point belongs to the output of the last transformer, so the last theta is applied first.
 
     Args:
-        transform: the family of each.
-        count: how many, at least 1.
+        transform: the family of each transformer.
+        count: number of transformers, at least 1.
 
     Returns:
-        A `Transform` with `count` times the parameters, with an inverse where the family has one;
-        the same object for the same arguments.
+        A `Transform` with `count` times as many parameters, and an inverse if the family has one.
+        Equal arguments return the same object.
 
     Raises:
-        ValueError: if `count` is no integer or below 1, or `transform` no `Transform`.
+        ValueError: if `count` is not a positive integer, or if `transform` is not a `Transform`.
 
     Example:
         >>> from stn_jax.transforms import rotation
         >>> twice = series(rotation, 2)
-        >>> turned = twice.warp(jnp.asarray([jnp.pi, -jnp.pi / 2]), jnp.asarray([1.0, 0.0]))
-        >>> bool(jnp.allclose(turned, jnp.asarray([0.0, 1.0]), atol=1e-6))
+        >>> rotated = twice.warp(jnp.asarray([jnp.pi, -jnp.pi / 2]), jnp.asarray([1.0, 0.0]))
+        >>> bool(jnp.allclose(rotated, jnp.asarray([0.0, 1.0]), atol=1e-6))
         True
     """
     check_transform(transform)
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"count must be a whole number of at least 1; got {count}")
-    return transform if count == 1 else _series(transform, count)
+    return transform if count == 1 else _cached_series(transform, count)
 
 
-@functools.cache  # one object for equal arguments: a Transform is compared by identity
-def _series(transform: Transform, count: int) -> Transform:
+@functools.cache  # equal arguments must give one object: a Transform is compared by identity
+def _cached_series(transform: Transform, count: int) -> Transform:
     name = f"series of {count} {transform.name}"
     num_params = count * transform.num_params
 
-    def parts(theta: Array) -> list[jax.Array]:
+    def split(theta: Array) -> list[jax.Array]:
         return jnp.split(as_theta(theta, num_params, name), count)
 
     def warp(theta: Array, points: Array) -> jax.Array:
-        moved = as_points(points, transform.ndim, name)
-        for part in reversed(parts(theta)):
-            moved = transform.warp(part, moved)
-        return moved
+        warped = as_points(points, transform.ndim, name)
+        for part in reversed(split(theta)):
+            warped = transform.warp(part, warped)
+        return warped
 
     def inverse(theta: Array) -> jax.Array:
         assert transform.inverse is not None
-        return jnp.concatenate([transform.inverse(part) for part in reversed(parts(theta))])
+        return jnp.concatenate([transform.inverse(part) for part in reversed(split(theta))])
 
     return Transform(
         name=name,
         ndim=transform.ndim,
-        identity=constant(np.tile(transform.identity, count).tolist()),
+        identity=read_only_vector(np.tile(transform.identity, count).tolist()),
         warp=warp,
         inverse=None if transform.inverse is None else inverse,
     )

@@ -1,8 +1,8 @@
-"""The thin plate spline: the smoothest warp that moves given control points as told."""
+"""The thin plate spline: the smoothest warp that moves control points by given offsets."""
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,14 @@ from jaxtyping import Float
 
 from stn_jax._checks import check_at_least_0
 from stn_jax._types import Array
-from stn_jax.transforms.base import Transform, as_points, as_theta, constant
+from stn_jax.transforms.base import Transform, as_points, as_theta, read_only_vector
 
-# How far a control point may miss an offset of 1 where the spline is to meet it exactly.
-TOLERANCE = 1e-3
+# Largest error of a control point, per unit of offset, for a spline without regularisation.
+OFFSET_TOLERANCE = 1e-3
 
 
 def control_point_grid(rows: int, columns: int) -> Float[np.ndarray, "k 2"]:
-    """A regular grid of control points over [-1, 1]², row by row, (x, y) each, float64."""
+    """Makes a regular grid of control points (x, y) over [-1, 1]², row by row, in float64."""
     y, x = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
     return np.stack([x.ravel(), y.ravel()], axis=-1)
 
@@ -29,28 +29,29 @@ def thin_plate_spline(
 ) -> Transform:
     """Makes the thin plate spline transformation of a set of control points.
 
-    The source of a target point p is p plus a smooth displacement, whose value at target control
-    point k is the k-th source offset (exactly so without regularisation). The linear system is
-    solved once, here, in float64; a warp is then one matrix product.
+    The source of a target point p is p plus a smooth displacement. At target control point k the
+    displacement equals the k-th source offset, exactly if there is no regularisation. The linear
+    system is solved once, here, in float64, so that each warp is one matrix product.
 
-    Convention: theta is flat, (dx, dy) of each of the K control points in normalised units,
-    zeros being the identity.
+    Convention: theta is flat and holds (dx, dy) per control point in normalised units; zeros are
+    the identity.
 
     Args:
         control_points: (rows, columns) of a regular grid over [-1, 1]², at least 2 x 2; or K >= 3
-            points of one's own, `[K, 2]`, (x, y) each, normalised.
-        regularisation: Tikhonov's lambda >= 0, added to the diagonal of the kernel matrix: with
-            it the displacement approximates the offsets, more smoothly, and control points may
-            coincide. Without it they must be so far apart that float32 meets their offsets to
-            1e-3: a hundredth, for a few points over [-1, 1]².
+            normalised points (x, y), `[K, 2]`.
+        regularisation: Tikhonov's lambda >= 0, added to the diagonal of the kernel matrix. With
+            regularisation the displacement is smoother and only approximates the offsets, and
+            control points may coincide. Without it, control points must be far enough apart that
+            float32 reproduces their offsets to 1e-3; for a few points over [-1, 1]², a distance of
+            0.01 suffices.
 
     Returns:
-        A `Transform` with 2K parameters, without matrix, composition or inverse; the same
-        object for the same arguments.
+        A `Transform` with 2K parameters, without matrix, composition or inverse. Equal arguments
+        return the same object.
 
     Raises:
-        ValueError: if control points are too few, all on one line, or (nearly) coincide without
-            regularisation; if `regularisation` is negative or not finite.
+        ValueError: if there are too few control points, if they are collinear, or if they
+            (nearly) coincide without regularisation; if `regularisation` is negative or not finite.
 
     Example:
         >>> transform = thin_plate_spline((3, 3))
@@ -62,7 +63,7 @@ def thin_plate_spline(
     try:
         points = np.asarray(control_points, np.float64)
     except (TypeError, ValueError):
-        points = np.full(2, np.nan)  # neither a grid nor points
+        points = np.full(2, np.nan)  # rejected below
     if points.shape == (2,):
         if not (np.isfinite(points).all() and min(points) >= 2 and (points % 1 == 0).all()):
             raise ValueError(
@@ -71,7 +72,7 @@ def thin_plate_spline(
             )
         points = control_point_grid(*(int(size) for size in points))
     check_at_least_0("regularisation", regularisation)
-    return _thin_plate_spline(tuple(map(tuple, _check_points(points))), float(regularisation))
+    return _cached_spline(tuple(map(tuple, _check_points(points))), float(regularisation))
 
 
 def _check_points(points: np.ndarray) -> np.ndarray:
@@ -90,51 +91,52 @@ def _check_points(points: np.ndarray) -> np.ndarray:
     return points
 
 
-@functools.cache  # one object for equal arguments: a Transform is compared by identity
-def _thin_plate_spline(points: tuple[tuple[float, float], ...], regularisation: float) -> Transform:
+@functools.cache  # equal arguments must give one object: a Transform is compared by identity
+def _cached_spline(points: tuple[tuple[float, float], ...], regularisation: float) -> Transform:
     controls = np.asarray(points)
     count = len(controls)
     try:
-        solved = _solve(controls, regularisation)
+        coefficients = _coefficient_matrix(controls, regularisation)
     except np.linalg.LinAlgError:
-        solved = np.full((count + 3, count), np.nan)
+        coefficients = np.full((count + 3, count), np.nan)
     if regularisation == 0:
-        _check_distinct(controls, solved)
+        _check_distinct(controls, coefficients)
     name = "thin_plate_spline"
 
     def warp(theta: Array, targets: Array) -> jax.Array:
         theta, targets = as_theta(theta, 2 * count, name), as_points(targets, 2, name)
         influence = jnp.matmul(  # of each control point on each target, [..., K]
             _basis(targets, controls, jnp),
-            solved.astype(targets.dtype),
+            coefficients.astype(targets.dtype),
             precision=jax.lax.Precision.HIGHEST,
         )
-        # Theta first: over a batch the product is then laid out image by image.
+        # Theta comes first so that the product of a batch is laid out image by image.
         displacement = jnp.tensordot(
             theta.reshape(count, 2), influence, axes=(0, -1), precision=jax.lax.Precision.HIGHEST
         )
         return targets + jnp.moveaxis(displacement, 0, -1)
 
-    return Transform(name=name, ndim=2, identity=constant([0.0] * (2 * count)), warp=warp)
+    return Transform(name=name, ndim=2, identity=read_only_vector([0.0] * (2 * count)), warp=warp)
 
 
-def _check_distinct(controls: np.ndarray, solved: np.ndarray) -> None:
-    """Raises `ValueError` unless float32 meets the offsets of the control points."""
-    influence = _basis(controls.astype(np.float32), controls, np) @ solved.astype(np.float32)
-    if not np.abs(influence - np.eye(len(controls))).max() <= TOLERANCE:  # NaN is no better
+def _check_distinct(controls: np.ndarray, coefficients: np.ndarray) -> None:
+    """Raises `ValueError` unless float32 reproduces the offsets of the control points."""
+    influence = _basis(controls.astype(np.float32), controls, np) @ coefficients.astype(np.float32)
+    if not np.abs(influence - np.eye(len(controls))).max() <= OFFSET_TOLERANCE:  # or NaN
         distances = np.linalg.norm(controls[:, None] - controls[None], axis=-1)
         np.fill_diagonal(distances, np.inf)
         i, j = np.unravel_index(distances.argmin(), distances.shape)
         raise ValueError(
-            "control_points must be distinct, as float32 tells them apart, where regularisation "
-            f"is 0; got {controls[i].tolist()} and {controls[j].tolist()}"
+            "control_points must be distinct in float32 precision if regularisation is 0; "
+            f"got {controls[i].tolist()} and {controls[j].tolist()}"
         )
 
 
-def _basis(points: Array, controls: np.ndarray, xp: Any) -> Float[Array, "*shape terms"]:
-    """Radial functions of the distances to the control points, then 1, x, y; `xp` computes it.
+def _basis(points: Array, controls: np.ndarray, xp: ModuleType) -> Float[Array, "*shape terms"]:
+    """Evaluates the basis at points: a radial function per control point, then 1, x, y.
 
-    The radial function is r² log r², and 0 with gradient 0 at r = 0.
+    The radial function is r² log r², with value 0 and gradient 0 at r = 0. `xp` is the array
+    module, `numpy` or `jax.numpy`.
     """
     centres = xp.asarray(controls, points.dtype)
     x, y = points[..., :1], points[..., 1:]
@@ -143,8 +145,10 @@ def _basis(points: Array, controls: np.ndarray, xp: Any) -> Float[Array, "*shape
     return xp.concatenate([radial, xp.ones_like(x), x, y], axis=-1)
 
 
-def _solve(controls: np.ndarray, regularisation: float) -> Float[np.ndarray, "terms k"]:
-    """The matrix that turns offsets of the control points into coefficients of the basis."""
+def _coefficient_matrix(
+    controls: np.ndarray, regularisation: float
+) -> Float[np.ndarray, "terms k"]:
+    """Computes the matrix that maps offsets of the control points to basis coefficients."""
     count = len(controls)
     basis = _basis(controls, controls, np)
     polynomial = basis[:, count:]

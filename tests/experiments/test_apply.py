@@ -1,4 +1,4 @@
-"""A folder of images through a trained transformer: what it makes of them, and what it refuses."""
+"""A trained transformer straightens image files; runs, folders and files may be rejected."""
 
 import dataclasses
 import json
@@ -6,7 +6,6 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,25 +14,22 @@ import pytest
 from PIL import Image
 
 import stn_jax
-from experiments import (
-    apply,
-    checkpoints,
-    command_line,
-    config,
-    image_files,
-    preparation,
-    records,
-    restored,
-)
-from experiments import experiment as setup
+from experiments import apply
+from experiments.analysis import restore
+from experiments.datasets import image_files
 from experiments.datasets.gtsrb import archives
-from experiments.image_files import ImageError
+from experiments.runs import checkpoints, records
+from experiments.settings import command_line
+from experiments.settings.access import replace_settings
+from experiments.settings.conversion import config_to_dict
+from experiments.training import preprocessing
+from experiments.training.experiment import build_experiment, initial_state
 from tests.experiments.conftest import keeping_compiled, save_npz
 
 
 @pytest.fixture
 def straighten(compiled: pathlib.Path) -> Iterator[Callable[..., int]]:
-    """The command, which answers with the exit code."""
+    """The command, which returns the exit code."""
 
     def main(run: pathlib.Path, images: pathlib.Path, out: pathlib.Path) -> int:
         return apply.main(["--run", str(run), "--images", str(images), "--out", str(out)])
@@ -42,8 +38,8 @@ def straighten(compiled: pathlib.Path) -> Iterator[Callable[..., int]]:
         yield main
 
 
-def picture(height: int, width: int, mode: str = "L") -> Image.Image:
-    """A bright blot, high and to the left."""
+def make_image(height: int, width: int, mode: str = "L") -> Image.Image:
+    """A bright spot in the upper left."""
     rows, columns = np.mgrid[:height, :width]
     values = np.exp(
         -(((rows - height / 4) / height) ** 2 + ((columns - width / 3) / width) ** 2) * 9
@@ -53,26 +49,26 @@ def picture(height: int, width: int, mode: str = "L") -> Image.Image:
 
 @pytest.fixture
 def ten(tmp_path: pathlib.Path) -> pathlib.Path:
-    """Ten files of mixed size, format and mode; the one called broken is cut short."""
+    """Ten files of mixed size, format and mode; broken.png is truncated."""
     folder = tmp_path / "ten"
     (folder / "folder").mkdir(parents=True)
     (folder / ".hidden").write_text("not an image")
-    picture(9, 9).save(folder / "same.png")
-    picture(30, 30).save(folder / "large.png")
-    picture(30, 30, "RGB").save(folder / "photo.jpg")
-    picture(6, 12, "LA").save(folder / "alpha.png")
-    picture(20, 10, "RGBA").save(folder / "flat.webp")
-    picture(30, 30, "P").save(folder / "palette.gif")
-    picture(9, 9, "1").save(folder / "bits.bmp")
-    picture(9, 9, "CMYK").save(folder / "print.tif")
-    Image.fromarray(np.asarray(picture(9, 9)).astype(np.uint16) * 257).save(folder / "deep.png")
-    picture(30, 30).save(folder / "broken.png")
+    make_image(9, 9).save(folder / "same.png")
+    make_image(30, 30).save(folder / "large.png")
+    make_image(30, 30, "RGB").save(folder / "photo.jpg")
+    make_image(6, 12, "LA").save(folder / "alpha.png")
+    make_image(20, 10, "RGBA").save(folder / "flat.webp")
+    make_image(30, 30, "P").save(folder / "palette.gif")
+    make_image(9, 9, "1").save(folder / "bits.bmp")
+    make_image(9, 9, "CMYK").save(folder / "print.tif")
+    Image.fromarray(np.asarray(make_image(9, 9)).astype(np.uint16) * 257).save(folder / "deep.png")
+    make_image(30, 30).save(folder / "broken.png")
     whole = (folder / "broken.png").read_bytes()
     (folder / "broken.png").write_bytes(whole[: len(whole) // 2])
     return folder
 
 
-def test_nine_of_ten_files_are_straightened(
+def test_readable_files_are_straightened_at_their_own_size(
     finished: pathlib.Path,
     ten: pathlib.Path,
     tmp_path: pathlib.Path,
@@ -98,22 +94,21 @@ def test_nine_of_ten_files_are_straightened(
     assert all(line["transform"] == "rotation" for line in lines)
 
 
-def test_what_is_written_is_what_the_network_sees(
+def test_image_of_the_input_size_gives_the_output_of_the_network(
     finished: pathlib.Path,
     ten: pathlib.Path,
     tmp_path: pathlib.Path,
     straighten: Callable[..., int],
 ) -> None:
-    """Of an image of the network's own size: its theta, and its output in bytes."""
     (tmp_path / "one").mkdir()
     shutil.copy(ten / "same.png", tmp_path / "one")
     assert straighten(finished, tmp_path / "one", tmp_path / "out") == 0
     (record,) = map(json.loads, (tmp_path / "out" / "theta.jsonl").read_text().splitlines())
-    made = setup.build(config.from_dict(json.loads((finished / "config.json").read_text())))
-    _, params = restored.restore(finished)
-    image = np.asarray(picture(9, 9), np.float32)[None, ..., None]
-    (mean,), (std,) = made.normalisation
-    _, found = made.apply(params, jnp.asarray((image / 255 - mean) / std), None)
+    experiment = build_experiment(records.read_config(finished))
+    params = restore.restore(finished).params
+    image = np.asarray(make_image(9, 9), np.float32)[None, ..., None]
+    (mean,), (std,) = experiment.normalisation
+    _, found = experiment.apply(params, jnp.asarray((image / 255 - mean) / std), None)
     assert record["input_shape"] == record["output_shape"] == [9, 9]
     np.testing.assert_allclose(record["theta"], found["transformer_0"]["theta"][0], atol=1e-4)
     assert abs(record["theta"][0]) > 1e-3  # it was trained
@@ -122,19 +117,19 @@ def test_what_is_written_is_what_the_network_sees(
         np.testing.assert_allclose(np.asarray(straight, np.float32), expected, atol=0.51)
 
 
-def test_the_data_are_not_needed_but_for_runs_that_do_not_describe_them(
+def test_restoring_needs_the_data_only_without_a_description_of_them(
     unfinished: pathlib.Path,
     finished: pathlib.Path,
     data_file: pathlib.Path,
     compiled: pathlib.Path,
 ) -> None:
     with keeping_compiled(compiled):
-        expected = restored.restore(unfinished)[0]  # without a summary, from the data
+        expected = restore.restore(unfinished).experiment  # has no summary, so loads the data
         assert expected.dataset.train.images.max() > 0
         shutil.copy(finished / "summary.json", unfinished)
         settings = unfinished / "config.json"
         settings.write_text(settings.read_text().replace(str(data_file), "gone.npz"))
-        found, _ = restored.restore(unfinished)
+        found = restore.restore(unfinished).experiment
     assert found.normalisation == expected.normalisation
     assert found.network == expected.network
     assert found.dataset.train.images.shape[1:] == expected.dataset.train.images.shape[1:]
@@ -143,37 +138,37 @@ def test_the_data_are_not_needed_but_for_runs_that_do_not_describe_them(
 def untrained_run(
     folder: pathlib.Path, arguments: list[str], *settings: object, noise: float = 0.0
 ) -> pathlib.Path:
-    """The folder of a run that was stopped before its first step, its parameters with noise."""
-    _, settings_of_run = command_line.parse([*arguments, *map(str, settings)], "train")
-    made = setup.build(settings_of_run)
+    """The folder of a run before its first step, with noise in its parameters."""
+    config = command_line.parse([*arguments, *map(str, settings)], "train").config
+    experiment = build_experiment(config)
     folder.mkdir()
-    records.write_json(folder / "config.json", config.to_dict(settings_of_run))
-    state, rng = setup.initial_state(made), np.random.default_rng(0)
+    records.write_json(folder / "config.json", config_to_dict(config))
+    state, rng = initial_state(experiment), np.random.default_rng(0)
     noisy = jax.tree.map(lambda p: p + np.float32(rng.normal(0, noise, p.shape)), state.params)
     snapshot = checkpoints.at_start_of_epoch(state._replace(params=noisy), 1)
     checkpoints.Checkpoints(folder / "checkpoints").save(snapshot)
     return folder
 
 
-def predicted(run: pathlib.Path, image: np.ndarray) -> np.ndarray:
-    """Theta of the first transformer for an image of the network's own size."""
-    made, params = restored.restore(run)
-    undistorted = dataclasses.replace(made.config.data, distortion="none")
-    prepare = preparation.make_prepare(undistorted, made.normalisation)
+def predict_theta(run: pathlib.Path, *images: np.ndarray) -> np.ndarray:
+    """Theta of the first transformer for images of the size of the network's input."""
+    experiment, params, _ = restore.restore(run)
+    undistorted = dataclasses.replace(experiment.config.data, distortion="none")
+    preprocess = preprocessing.make_preprocess(undistorted, experiment.normalisation)
 
     @jax.jit
-    def look(images: jax.Array) -> jax.Array:
-        keys = jax.random.split(jax.random.key(0), 1)
-        prepared = prepare(keys, {"image": images})["image"]
-        return made.apply(params, prepared, None)[1]["transformer_0"]["theta"]
+    def theta(images: jax.Array) -> jax.Array:
+        keys = jax.random.split(jax.random.key(0), len(images))
+        preprocessed = preprocess(keys, {"image": images})["image"]
+        return experiment.apply(params, preprocessed, None)[1]["transformer_0"]["theta"]
 
-    return look(image[None])[0]
+    return theta(np.stack(images))
 
 
 @pytest.mark.parametrize(
     ("placement", "names", "count"), [("series", ["a"], 2), ("parallel", ["a_0", "a_1"], 1)]
 )
-def test_transformers_in_series_make_one_image_and_side_by_side_one_each(
+def test_series_writes_one_image_and_parallel_transformers_one_each(
     placement: str,
     names: list[str],
     count: int,
@@ -182,22 +177,22 @@ def test_transformers_in_series_make_one_image_and_side_by_side_one_each(
     straighten: Callable[..., int],
 ) -> None:
     (tmp_path / "one").mkdir()
-    picture(30, 60).save(tmp_path / "one" / "a.png")
+    make_image(30, 60).save(tmp_path / "one" / "a.png")
     settings = ("--placement", placement, "--transformers", 2, "--output-size", 6)
     run, out = untrained_run(tmp_path / "run", tiny, *settings), tmp_path / "out"
     assert straighten(run, tmp_path / "one", out) == 0
     assert {path.name for path in out.iterdir()} == {*(f"{n}.png" for n in names), "theta.jsonl"}
     for name in names:
         with Image.open(out / f"{name}.png") as straight:
-            assert straight.size == (40, 20)  # 6 of 9 pixels, at the image's resolution
+            assert straight.size == (40, 20)  # 6 of 9 pixels, at the resolution of the image
     lines = map(json.loads, (out / "theta.jsonl").read_text().splitlines())
     assert [len(record["theta"]) for record in lines] == [count] * len(names)
 
 
-def test_signs_through_splines_between_blocks(
+def test_splines_between_blocks_straighten_signs(
     tmp_path: pathlib.Path, straighten: Callable[..., int]
 ) -> None:
-    """Three channels, local contrast, splines of which only the first sees the image."""
+    """Three channels, local contrast, and splines of which only the first samples the image."""
     data = save_npz(tmp_path / "signs.npz", (32, 32, 3))
     settings = "--model st_compact --features 2 2 2 4 --batch-size 6 --control-points 2 3"
     settings += " --transform thin_plate_spline --placement between --transformers 2"
@@ -205,12 +200,12 @@ def test_signs_through_splines_between_blocks(
     arguments = ["gtsrb", "--dataset", "npz", "--data-file", str(data), *settings.split()]
     run, out = untrained_run(tmp_path / "run", arguments, noise=0.05), tmp_path / "out"
     (tmp_path / "one").mkdir()
-    image = picture(48, 72, "RGB")
+    image = make_image(48, 72, "RGB")
     image.save(tmp_path / "one" / "a.png")
     assert straighten(run, tmp_path / "one", out) == 0
     record = json.loads((out / "theta.jsonl").read_text())
     theta = np.float32(record.pop("theta"))
-    expected = predicted(run, image_files.resized(image, (32, 32, 3)))
+    (expected,) = predict_theta(run, image_files.resize_to(image, (32, 32, 3)))
     np.testing.assert_allclose(theta, expected, atol=1e-4)
     assert np.abs(theta).max() > 0.02  # it bends
     assert record == {
@@ -233,45 +228,46 @@ def test_signs_through_splines_between_blocks(
             theta,
             stn_jax.transforms.thin_plate_spline(record["control_points"], 0.1),
             record["seen_input_shape"],
-            padding_mode=restored.restore(run)[0].config.model.padding_mode,
+            padding_mode=restore.restore(run).experiment.config.model.padding_mode,
             align_corners=True,
         )
         np.testing.assert_allclose(np.float32(straight), again, atol=0.51)
         assert np.abs(np.float32(straight) - np.float32(image)).max() > 5
 
 
-def test_a_run_that_kept_the_aspect_sees_squares(
+def test_run_with_keep_aspect_pads_images_to_squares(
     tiny: list[str], tmp_path: pathlib.Path, straighten: Callable[..., int]
 ) -> None:
     run, out = untrained_run(tmp_path / "run", tiny, noise=0.1), tmp_path / "out"
-    restore = restored.restore
+    original = restore.restore
 
-    def kept(folder: pathlib.Path) -> tuple[setup.Experiment, Any]:
-        experiment, params = restore(folder)
-        changed = config.replace(experiment.config, {"keep_aspect": True})
-        return dataclasses.replace(experiment, config=changed), params
+    def with_keep_aspect(folder: pathlib.Path) -> restore.TrainedRun:
+        trained = original(folder)
+        config = replace_settings(trained.experiment.config, {"keep_aspect": True})
+        return trained._replace(experiment=dataclasses.replace(trained.experiment, config=config))
 
     (tmp_path / "one").mkdir()
-    image = picture(6, 9)  # the network's own size, once it is extended
+    image = make_image(6, 9)  # of the size of the input, after padding
     image.save(tmp_path / "one" / "a.png")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(restored, "restore", kept)
+        patched.setattr(restore, "restore", with_keep_aspect)
         assert straighten(run, tmp_path / "one", out) == 0
     record = json.loads((out / "theta.jsonl").read_text())
     assert record["input_shape"] == record["output_shape"] == [9, 9]
     assert record["margins"] == [1, 0]
-    theta, seen = np.float32(record["theta"]), archives.resize(image, 9, keep_aspect=True)
-    np.testing.assert_allclose(theta, predicted(run, seen[..., None]), atol=1e-4)
-    squashed = predicted(run, image_files.resized(image, (9, 9, 1)))
-    assert np.abs(theta - squashed).max() > 1e-3
+    theta, padded = np.float32(record["theta"]), archives.resize(image, 9, keep_aspect=True)
+    squashed = image_files.resize_to(image, (9, 9, 1))
+    of_padded, of_squashed = predict_theta(run, padded[..., None], squashed)
+    np.testing.assert_allclose(theta, of_padded, atol=1e-4)
+    assert np.abs(theta - of_squashed).max() > 1e-3
     expected = stn_jax.spatial_transform(
-        np.float32(seen[..., None]), theta, stn_jax.transforms.rotation
+        np.float32(padded[..., None]), theta, stn_jax.transforms.rotation
     )
     with Image.open(out / "a.png") as straight:
         np.testing.assert_allclose(np.float32(straight), expected[..., 0], atol=0.51)
 
 
-def test_each_file_that_cannot_be_read_is_one_line(
+def test_each_unreadable_file_gives_a_one_line_error(
     finished: pathlib.Path,
     tmp_path: pathlib.Path,
     straighten: Callable[..., int],
@@ -279,7 +275,7 @@ def test_each_file_that_cannot_be_read_is_one_line(
 ) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
-    picture(9, 9).save(folder / "fine.png")
+    make_image(9, 9).save(folder / "fine.png")
     (folder / "link.png").symlink_to("nowhere.png")
     (folder / "two\nlines.png").write_text("not an image")
     assert straighten(finished, folder, tmp_path / "out") == 1
@@ -290,7 +286,7 @@ def test_each_file_that_cannot_be_read_is_one_line(
     assert printed.out.startswith("1 of 3 files")
 
 
-def test_runs_that_cannot_be_applied(
+def test_runs_that_cannot_be_applied_are_rejected(
     tiny: list[str],
     ten: pathlib.Path,
     tmp_path: pathlib.Path,
@@ -301,17 +297,17 @@ def test_runs_that_cannot_be_applied(
     plain = untrained_run(tmp_path / "plain", tiny, "--model", "fcn")
     floating = untrained_run(tmp_path / "floating", tiny, "--data-file", floats)
     adding = untrained_run(tmp_path / "adding", tiny, "--task", "add")
-    for folder, answer in {
-        plain: "--model fcn has no transformer to apply",
-        adding: "--task add is of pairs of images, not of single ones",
-        floating: "was trained on float32 images, whose scale image files do not have",
+    for folder, message in {
+        plain: "--model fcn has no transformer of images",
+        adding: "--task add takes pairs of images, not single images",
+        floating: "trained on float32 images, whose scale image files do not have",
     }.items():
         assert straighten(folder, ten, tmp_path / "out") == 1
-        assert capsys.readouterr().err == f"error: {folder}: {answer}\n"
+        assert capsys.readouterr().err == f"error: {folder}: {message}\n"
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_missing_or_in_the_way(
+def test_missing_input_and_existing_output_change_nothing(
     finished: pathlib.Path,
     unfinished: pathlib.Path,
     ten: pathlib.Path,
@@ -322,7 +318,7 @@ def test_what_is_missing_or_in_the_way(
     out = tmp_path / "out"
     (tmp_path / "empty").mkdir()
 
-    def answer(run: pathlib.Path, images: pathlib.Path) -> str:
+    def message(run: pathlib.Path, images: pathlib.Path) -> str:
         before = {path: path.stat().st_mtime_ns for path in out.glob("*")}
         assert straighten(run, images, out) == 1
         assert {path: path.stat().st_mtime_ns for path in out.glob("*")} == before
@@ -330,81 +326,34 @@ def test_what_is_missing_or_in_the_way(
         return line.removeprefix("error: ")
 
     nowhere = tmp_path / "nowhere"
-    assert answer(nowhere, ten).startswith(f"{nowhere}/config.json: not found")
-    assert answer(finished, nowhere) == f"{nowhere}: cannot be read: No such file or directory"
-    assert answer(finished, tmp_path / "empty") == f"{tmp_path}/empty: holds no files"
+    assert message(nowhere, ten).startswith(f"{nowhere}/config.json: not found")
+    assert message(finished, nowhere) == f"{nowhere}: cannot be read: No such file or directory"
+    assert message(finished, tmp_path / "empty") == f"{tmp_path}/empty: contains no files"
     shutil.rmtree(unfinished / "checkpoints")
-    assert answer(unfinished, ten) == f"{unfinished}: holds no checkpoint"
-    picture(9, 9).save(ten / "same.jpg")
-    assert "same.jpg and same.png would both become same.png; rename" in answer(finished, ten)
+    assert message(unfinished, ten) == f"{unfinished}: no checkpoint found"
+    make_image(9, 9).save(ten / "same.jpg")
+    assert "same.jpg and same.png would both become same.png; rename" in message(finished, ten)
     (ten / "same.jpg").unlink()
     out.mkdir()
     (out / "large.png").write_text("precious")
-    assert answer(finished, ten) == f"{out}/large.png: exists already; give another --out"
+    assert message(finished, ten) == f"{out}/large.png: exists already; give another --out"
     assert os.listdir(out) == ["large.png"]
     for name in ("a\nb.png", "a\nb.jpg"):
-        picture(9, 9).save(ten / name)
-    assert r"a\nb.jpg and a\nb.png would both become a\nb.png" in answer(finished, ten)
+        make_image(9, 9).save(ten / name)
+    assert r"a\nb.jpg and a\nb.png would both become a\nb.png" in message(finished, ten)
 
 
-def test_a_wrong_flag_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_flag_gives_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         apply.main(["--run", "a", "--images", "b"])
     assert end.value.code == 2
     assert "--out" in capsys.readouterr().err
 
 
-# Files.
-
-
-def test_what_libtiff_prints_is_kept_back(
-    tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    picture(40, 40).save(tmp_path / "a.tif", compression="tiff_adobe_deflate")
-    data = bytearray((tmp_path / "a.tif").read_bytes())
-    data[len(data) // 2] ^= 255
-    (tmp_path / "a.tif").write_bytes(data)
-    with pytest.raises(ImageError, match=r"a\.tif: cannot be read as an image: "):
-        image_files.read(tmp_path / "a.tif")
-    assert capfd.readouterr().err == ""
-    os.write(2, b"heard again")
-    assert capfd.readouterr().err == "heard again"
-
-
-def test_what_pillow_warns_of_is_read_without_a_word(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-) -> None:
-    picture(9, 9).save(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    assert image_files.read(tmp_path / "a.png").size == (9, 9)
-    assert not recwarn
-
-
-def test_what_is_transparent_is_black_and_photographs_stand_upright(tmp_path: pathlib.Path) -> None:
-    picture = Image.new("RGBA", (4, 2), (200, 100, 50, 255))
-    picture.putpixel((3, 0), (200, 100, 50, 0))
-    picture.save(tmp_path / "a.png")
-    values = image_files.pixels(image_files.read(tmp_path / "a.png"))
-    np.testing.assert_array_equal(values[0], [[200, 100, 50]] * 3 + [[0, 0, 0]])
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
-    Image.new("L", (4, 2)).save(tmp_path / "b.jpg", exif=exif)
-    assert image_files.read(tmp_path / "b.jpg").size == (2, 4)
-
-
-def test_deep_grey_keeps_its_scale_and_what_has_none_is_refused(tmp_path: pathlib.Path) -> None:
-    Image.fromarray(np.uint16([[0, 257 * 100, 65535]])).save(tmp_path / "a.png")
-    values = image_files.pixels(image_files.read(tmp_path / "a.png"))
-    np.testing.assert_array_equal(values[..., 0], [[0, 100, 255]])
-    Image.fromarray(np.float32([[0.5]])).save(tmp_path / "b.tif")
-    with pytest.raises(ImageError, match=r"b\.tif: cannot be read as an image: pixels of 32 bits"):
-        image_files.read(tmp_path / "b.tif")
-
-
-def test_warped_points_are_those_of_the_file(
+def test_recorded_theta_maps_points_of_the_file_to_the_result(
     finished: pathlib.Path, tmp_path: pathlib.Path, straighten: Callable[..., int]
 ) -> None:
-    """The recorded theta and shapes say where a spot of the file is on the straightened image."""
+    """`warp_points` with the recorded theta and shapes finds a spot on the straightened image."""
     (tmp_path / "one").mkdir()
     rows, columns = np.mgrid[:60, :60]
     spot = np.exp(-((columns - 25.0) ** 2 + (rows - 33.0) ** 2) / 20)

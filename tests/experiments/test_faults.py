@@ -1,77 +1,42 @@
-"""Whatever kills a run or refuses to be written, the run ends as if nothing had happened."""
+"""Runs that are killed at random moments, or cannot write their files, have the same result."""
 
 import contextlib
-import json
-import os
 import pathlib
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from experiments import gallery, train
-from tests.experiments.conftest import assert_same_end, environment_of
-
-ROOT = pathlib.Path(train.__file__).parent.parent
-
-# A training that waits for its arguments when all is imported.
-WAITING = """
-import json, sys
-from experiments import board, checkpoints, experiment, gallery, preparation, progress, train
-from experiments.datasets import arrays
-
-checkpoints.SHARE = float("inf")  # every epoch leaves a checkpoint
-train.STEPS_PER_DISPATCH = 4  # an epoch of 6 steps is two programs
-print("ready", flush=True)
-sys.exit(train.main(json.loads(sys.stdin.readline())))
-"""
-Start = Callable[[list[str], float], tuple[int, float]]
+from experiments.analysis import run_figures
+from experiments.workflow import training_run
+from tests.experiments import processes
+from tests.experiments.conftest import assert_same_result
 
 
-@pytest.fixture
-def start(compiled: pathlib.Path) -> Iterator[Start]:
-    """Runs a command and kills it after some seconds; its exit code, and how long it ran.
-
-    Its successor imports meanwhile what it needs, which takes longer than the training.
-    """
-    environment = os.environ | environment_of(compiled)
-    pipe = subprocess.PIPE
-
-    def waiting() -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", WAITING]
-        pipes = {"stdin": pipe, "stdout": pipe, "stderr": pipe}
-        return processes.enter_context(
-            subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
-        )
-
-    def run(arguments: list[str], seconds: float) -> tuple[int, float]:
-        process = ahead.pop()
-        assert process.stdout.readline() == "ready\n"
-        ahead.append(waiting())
-        began = time.monotonic()
-        try:
-            _, said = process.communicate(json.dumps(arguments) + "\n", timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            _, said = process.communicate()
-        print(said)  # for who reads of a failure
-        return process.returncode, time.monotonic() - began
-
-    with contextlib.ExitStack() as processes:
-        ahead = [waiting()]
-        yield run
-        for process in ahead:
-            process.kill()
+def train_and_kill(
+    arguments: list[str], compiled: pathlib.Path, seconds: float
+) -> tuple[int | None, float]:
+    """Runs a command, kills it after a time, and returns exit code and duration."""
+    process = processes.start(processes.train_in_parts, arguments, compiled)
+    began = time.monotonic()
+    process.join(seconds)
+    duration = time.monotonic() - began
+    process.kill()
+    process.join()
+    return process.exitcode, duration
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.faults)])
-def test_killed_at_random_moments(
-    kills: int, start: Start, reference: pathlib.Path, tiny: list[str], tmp_path: pathlib.Path
+def test_run_killed_at_random_moments_has_same_result(
+    kills: int,
+    finished: pathlib.Path,
+    compiled: pathlib.Path,
+    tiny: list[str],
+    tmp_path: pathlib.Path,
 ) -> None:
     def command(name: str) -> list[str]:
         folder = str(tmp_path / name)
@@ -82,21 +47,22 @@ def test_killed_at_random_moments(
         runs += 1
         for tries in range(10):
             last = tries == 9 or killed == kills
-            code, took = start(command(str(runs)), 300 if last else rng.uniform(0, duration))
+            seconds = 300 if last else rng.uniform(0, duration)
+            code, took = train_and_kill(command(str(runs)), compiled, seconds)
             if code == 0:
                 duration = min(duration, took)
                 break
             assert code == -signal.SIGKILL
             killed += 1
-        assert_same_end(tmp_path / str(runs), reference)
+        assert_same_result(tmp_path / str(runs), finished)
 
 
-# A file system of its own, that can be full or only read.
+# --- A small file system --------------------------------------------------------------------------
 
 
 @pytest.fixture
 def mounted(tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, Callable[[str], None]]]:
-    """A small file system, and what changes its options."""
+    """A small file system, and a function that changes its mount options."""
     folder = tmp_path / "small"
     folder.mkdir()
 
@@ -121,16 +87,16 @@ def mounted(tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, Callable[[st
         ("16k", "metrics.jsonl", None),
         ("200k", "checkpoints/18.msgpack", 12),
         ("1m", "confusions.json", 18),
-        ("1m", "figures", 18),
+        ("1m", "figures/curves.png", 18),
     ],
 )
 @pytest.mark.usefixtures("in_parts")
-def test_a_full_disk_is_named_and_the_checkpoint_before_is_kept(
+def test_full_disk_is_reported_and_the_previous_checkpoint_is_kept(
     size: str,
     where: str,
     step: int | None,
     mounted: tuple[pathlib.Path, Callable[[str], None]],
-    reference: pathlib.Path,
+    finished: pathlib.Path,
     run: Callable[..., int],
     tiny: list[str],
     capsys: pytest.CaptureFixture[str],
@@ -150,10 +116,10 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_is_kept(
 
     command = [*tiny, "--run-dir", small / "run"]
     with monkeypatch.context() as patched:
-        if where == "confusions.json":  # provenance is asked for just before they are written
-            patched.setattr(train, "provenance", filling(train.provenance))
-        if where == "figures":
-            patched.setattr(gallery, "draw", filling(gallery.draw))
+        if where == "confusions.json":  # `provenance` is called just before
+            patched.setattr(training_run, "provenance", filling(training_run.provenance))
+        if where == "figures/curves.png":
+            patched.setattr(run_figures, "draw", filling(run_figures.draw))
         assert run(*command) == 1
     (line,) = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("epoch")]
     assert line == f"error: {small}/run/{where}: cannot be written: No space left on device"
@@ -162,10 +128,10 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_is_kept(
     assert run(*command, "--resume", "auto", "--no-figures") == 0
     continued = capsys.readouterr().out
     assert (f"continuing after step {step}\n" in continued) == (step is not None)
-    assert_same_end(small / "run", reference)
+    assert_same_result(small / "run", finished)
 
 
-def test_a_folder_that_can_only_be_read(
+def test_read_only_folder_is_reported(
     mounted: tuple[pathlib.Path, Callable[[str], None]],
     run: Callable[..., int],
     tiny: list[str],

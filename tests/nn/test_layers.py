@@ -1,4 +1,4 @@
-"""The layers equal flax.linen's in parameters, values and gradients, and stay cheap on a CPU."""
+"""The layers equal those of `flax.linen`, and compile to fast programs on a CPU."""
 
 import functools
 import operator
@@ -12,11 +12,11 @@ import pytest
 
 from stn_jax.nn import layers
 from stn_jax.nn.layers import Conv, avg_pool, conv2d, max_pool
-from tests.nn.initial import init
+from tests.nn.initialise import init
 
-# (image, kernel size, features, padding): layers of the tutorial's network and of the paper's, even
-# kernels, widths out that no span divides (29 and 37), a kernel as large as the image, a pixel
-# alone, more features than a product needs for full speed, a kernel larger than the image.
+# (image shape, kernel size, features, padding): layers of the tutorial's and the paper's networks,
+# even kernels, output widths that no span divides (29 and 37), a kernel as large as the image, one
+# pixel, more features than a product needs for full speed, and a kernel larger than the image.
 CONVS = [
     ((2, 28, 28, 1), (7, 7), 8, "VALID"),
     ((2, 12, 12, 10), (5, 5), 20, "VALID"),
@@ -40,13 +40,12 @@ def normal(shape: tuple[int, ...], seed: int = 0, dtype=jnp.float32) -> jax.Arra
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
-def both(size, features, **options):
-    ours = Conv(features, size, **options)
-    return ours, nn.Conv(features, size, **options)
+def our_and_flax_conv(size, features, **options):
+    return Conv(features, size, **options), nn.Conv(features, size, **options)
 
 
 def value_and_pullback(function, *arguments):
-    """The value, and the gradients of what it is to be weighted by: compiled, in one program."""
+    """Returns a function's value and its gradients for random cotangents, in one program."""
 
     def run(weights, *arguments):
         value, vjp = jax.vjp(function, *arguments)
@@ -57,7 +56,7 @@ def value_and_pullback(function, *arguments):
 
 
 def assert_close(actual, expected, tolerance):
-    """Equal but for `tolerance` times the largest value."""
+    """Compares trees, with a tolerance relative to the largest value of each array."""
     jax.tree.map(
         lambda a, e: np.testing.assert_allclose(
             a, e, rtol=0, atol=tolerance * max(1e-30, np.abs(e).max())
@@ -69,13 +68,13 @@ def assert_close(actual, expected, tolerance):
 
 @pytest.mark.parametrize(("shape", "size", "features", "padding"), CONVS)
 def test_conv_equals_flax(shape, size, features, padding):
-    ours, theirs = both(size, features, padding=padding)
+    ours, theirs = our_and_flax_conv(size, features, padding=padding)
     image = normal(shape)
     variables = init(theirs, image)
     own_variables = init(ours, image)
     assert jax.tree.structure(own_variables) == jax.tree.structure(variables)
     jax.tree.map(np.testing.assert_array_equal, own_variables, variables)
-    variables = jax.tree.map(lambda p: p + 0.1, variables)  # so that the bias is not zero
+    variables = jax.tree.map(lambda p: p + 0.1, variables)  # makes the bias non-zero
     expected = value_and_pullback(theirs.apply, variables, image)
     actual = value_and_pullback(ours.apply, variables, image)
     assert actual[0].dtype == jnp.float32
@@ -84,7 +83,7 @@ def test_conv_equals_flax(shape, size, features, padding):
 
 @pytest.mark.parametrize(("shape", "size", "features", "padding"), CONVS[3:5])
 def test_conv_equals_flax_in_double_precision(x64, shape, size, features, padding):
-    ours, theirs = both(size, features, padding=padding, param_dtype=jnp.float64)
+    ours, theirs = our_and_flax_conv(size, features, padding=padding, param_dtype=jnp.float64)
     image = normal(shape, dtype=jnp.float64)
     variables = init(theirs, image)
     expected = value_and_pullback(theirs.apply, variables, image)
@@ -93,8 +92,8 @@ def test_conv_equals_flax_in_double_precision(x64, shape, size, features, paddin
     assert_close(actual, expected, 1e-13)
 
 
-def test_conv_without_bias_and_without_batch():
-    ours, theirs = both((3, 3), 4, use_bias=False)
+def test_conv_without_bias_and_any_batch_axes():
+    ours, theirs = our_and_flax_conv((3, 3), 4, use_bias=False)
     image = normal((6, 7, 2))
     variables = init(theirs, image)
     assert list(init(ours, image)["params"]) == ["kernel"]
@@ -108,20 +107,20 @@ def test_empty_batch():
     assert max_pool(jnp.zeros((0, 4, 4, 1))).shape == (0, 2, 2, 1)
 
 
-def test_the_form_of_other_devices_is_the_same_function():
+def test_both_implementations_of_convolution_agree():
     image, kernel = normal((2, 9, 11, 3)), normal((3, 4, 3, 5), 1)
     assert_close(layers._conv_by_matmul(image, kernel), layers._conv_by_xla(image, kernel), 1e-5)
 
 
 @pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 0), ("cuda", 1)])
-def test_each_device_gets_its_form(platform, convolutions):
+def test_implementation_depends_on_the_platform(platform, convolutions):
     exported = jax.export.export(jax.jit(conv2d), platforms=[platform])
     module = exported(jnp.zeros((2, 9, 9, 1)), jnp.zeros((3, 3, 1, 2))).mlir_module()
     assert module.count("stablehlo.convolution") == convolutions
 
 
 @pytest.mark.parametrize("function", ["conv", "max", "avg"])
-def test_forward_mode_is_the_transpose_of_reverse_mode(x64, function):
+def test_forward_and_reverse_mode_agree(x64, function):
     image, kernel = normal((2, 7, 9, 3), 0, jnp.float64), normal((3, 4, 3, 5), 1, jnp.float64)
     f = {"conv": conv2d, "max": lambda x, _: max_pool(x), "avg": lambda x, _: avg_pool(x)}[function]
     tangents = normal(image.shape, 2, jnp.float64), normal(kernel.shape, 3, jnp.float64)
@@ -145,7 +144,7 @@ def test_second_derivative(x64):
 
 
 @pytest.mark.parametrize("mapped_image", [None, 0])
-def test_population_equals_each_member(mapped_image):
+def test_vmap_over_kernels_equals_each_member(mapped_image):
     conv = Conv(8, (5, 5), padding="VALID")
     images = normal((3, 2, 12, 12, 2))
     members = jax.vmap(conv.init, (0, None))(jax.random.split(jax.random.key(0), 3), images[0])
@@ -177,14 +176,14 @@ def test_half_precision_with_float32_parameters(dtype):
     assert max_pool(output).dtype == avg_pool(output).dtype == dtype
 
 
-def test_half_precision_is_summed_in_single():
-    # One by one, ones stop adding up at 256 in bfloat16.
+def test_half_precision_is_summed_in_float32():
+    # A running sum of ones stops at 256 in bfloat16.
     ones = jnp.ones((1, 32, 32, 4), jnp.bfloat16)
     assert conv2d(ones, jnp.ones((32, 32, 4, 1), jnp.bfloat16)).item() == 4096
     _, vjp = jax.vjp(lambda k: conv2d(ones, k), jnp.ones((1, 1, 4, 1), jnp.bfloat16))
     assert set(np.ravel(vjp(jnp.ones((1, 32, 32, 1), jnp.bfloat16))[0]).tolist()) == {1024.0}
     assert avg_pool(ones, (32, 32)).tolist() == [[[[1.0] * 4]]]
-    # The CPU's products sum in single whatever they are asked; other devices' need not.
+    # CPUs always sum in float32; other devices do so only if asked.
     traced = str(jax.make_jaxpr(layers._conv_by_matmul)(ones, jnp.ones((3, 3, 4, 1), jnp.bfloat16)))
     assert "preferred_element_type=float32" in traced
 
@@ -200,14 +199,14 @@ def test_pool_equals_flax(ours, theirs, shape, window):
 
 
 @pytest.mark.parametrize("window", [(2, 2), (3, 2)])
-def test_max_pool_gives_a_tie_to_the_first_pixel(window):
+def test_max_pool_passes_the_gradient_of_a_tie_to_the_first_pixel(window):
     image = jax.random.randint(jax.random.key(0), (4, 12, 12, 5), 0, 3).astype(jnp.float32)
     expected = value_and_pullback(lambda x: nn.max_pool(x, window, strides=window), image)
     actual = value_and_pullback(lambda x: max_pool(x, window), image)
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def test_max_pool_of_extremes():
+def test_max_pool_of_infinity_nan_and_integers():
     image = jnp.asarray([[-jnp.inf, -jnp.inf, 1.0, jnp.nan], [-jnp.inf, -jnp.inf, 2.0, 3.0]])
     pooled = max_pool(image[..., None])[0, :, 0]
     assert pooled[0] == -jnp.inf
@@ -242,7 +241,7 @@ def gradient_hlo(in_scan: bool) -> str:
 
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("in_scan", [False, True])
-def test_cpu_gradient_is_products_and_elementwise(in_scan):
+def test_cpu_gradient_uses_only_products_and_elementwise_operations(in_scan):
     hlo = gradient_hlo(in_scan)
     operations = set(re.findall(r"[\]})] ([a-z][a-z\-]*)\(", hlo))
     assert {"dot", "divide"} <= operations, operations
@@ -304,6 +303,6 @@ IMAGE, KERNEL = jnp.zeros((1, 5, 5, 2)), jnp.zeros((3, 3, 2, 4))
         (lambda: Conv(4, (3, 3)).init(jax.random.key(0), IMAGE[0, 0]), "image must have shape"),
     ],
 )
-def test_errors_name_the_argument(call, message):
+def test_invalid_argument_raises(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -1,6 +1,6 @@
-"""Transformers as modules: where they stand, what they start from, what they return.
+"""Spatial transformers and networks as modules: initial values, places in a network, outputs.
 
-Modules are compiled as a whole, which is quicker than operation by operation.
+Modules are jitted, because compiling each operation on its own takes longer.
 """
 
 import functools
@@ -31,7 +31,7 @@ from stn_jax.nn import (
     TutorialLocalisationNetwork,
     is_localisation,
 )
-from tests.nn.initial import init
+from tests.nn.initialise import init
 
 KEY = jax.random.key(0)
 IMAGES = jax.random.normal(KEY, (3, 28, 28, 1))
@@ -41,8 +41,8 @@ def transformer(transform: transforms.Transform = transforms.affine, **options) 
     return SpatialTransformer(FCNLocalisationNetwork((8,)), transform, **options)
 
 
-def at_start(module: nn.Module, images: jax.Array = IMAGES, **options: Any) -> Any:
-    """What a module returns with its initial parameters."""
+def init_and_apply(module: nn.Module, images: jax.Array = IMAGES, **options: Any) -> Any:
+    """Applies a module with its initial parameters."""
     apply = jax.jit(functools.partial(module.apply, **options))
     return apply(init(module, images), images)
 
@@ -57,14 +57,14 @@ def at_start(module: nn.Module, images: jax.Array = IMAGES, **options: Any) -> A
     [transforms.affine, transforms.projective, transforms.thin_plate_spline()],
     ids=lambda t: t.name,
 )
-def test_starts_at_the_identity_exactly(
+def test_initial_transformation_is_exactly_the_identity(
     localisation: nn.Module, transform: transforms.Transform
 ) -> None:
     module = SpatialTransformer(localisation=localisation, transform=transform)
-    np.testing.assert_array_equal(at_start(module), IMAGES)
+    np.testing.assert_array_equal(init_and_apply(module), IMAGES)
 
 
-def test_every_parameter_of_the_regression_learns_from_the_start() -> None:
+def test_regression_has_initial_gradients() -> None:
     module = transformer()
     target = jnp.roll(IMAGES, 1, axis=2)
 
@@ -82,30 +82,32 @@ def test_every_parameter_of_the_regression_learns_from_the_start() -> None:
 def test_initial_theta_replaces_the_identity() -> None:
     start = (0.5, 0.2, -0.2)
     module = transformer(transforms.translation_scale, initial_theta=start)
-    _, found = at_start(module, method="with_intermediates")
+    _, found = init_and_apply(module, method="with_intermediates")
     np.testing.assert_allclose(found["theta"], np.tile(start, (3, 1)), rtol=1e-6)
 
 
 def test_output_shape_fill_and_intermediates() -> None:
     module = transformer(output_shape=(14, 20), fill=-0.5, initial_theta=(1, 0, 9, 0, 1, 0))
-    output, found = at_start(module, method="with_intermediates")
+    output, found = init_and_apply(module, method="with_intermediates")
     assert {name: value.shape for name, value in found.items()} == {
         "theta": (3, 6),
         "grid": (3, 14, 20, 2),
         "output": (3, 14, 20, 1),
     }
-    np.testing.assert_array_equal(output, -0.5)  # theta looks far beyond the image
+    np.testing.assert_array_equal(output, -0.5)  # theta samples far outside the image
 
 
-def test_volumes_take_3d_transformations() -> None:
+def test_3d_transformations_warp_volumes() -> None:
     volumes = jax.random.normal(KEY, (2, 5, 6, 7, 1))
-    np.testing.assert_array_equal(at_start(transformer(transforms.affine_3d), volumes), volumes)
+    np.testing.assert_array_equal(
+        init_and_apply(transformer(transforms.affine_3d), volumes), volumes
+    )
 
 
 def test_half_precision_images_keep_float32_theta() -> None:
     module = SpatialTransformer(FCNLocalisationNetwork(dtype=jnp.bfloat16), transforms.affine)
     images = IMAGES.astype(jnp.bfloat16)
-    output, found = at_start(module, images, method="with_intermediates")
+    output, found = init_and_apply(module, images, method="with_intermediates")
     assert found["theta"].dtype == jnp.float32
     assert output.dtype == jnp.bfloat16
     np.testing.assert_array_equal(output, images)
@@ -122,16 +124,16 @@ STACKS = {
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_transformers_anywhere_in_a_network(name: str) -> None:
+def test_transformers_at_any_place_of_a_network(name: str) -> None:
     make, count = STACKS[name]
-    logits, found = at_start(SpatialTransformerNetwork(make()))
+    logits, found = init_and_apply(SpatialTransformerNetwork(make()))
     assert logits.shape == (3, 10)
     assert list(found) == [f"transformer_{i}" for i in range(count)]
     for each in found.values():
         assert set(each) == {"theta", "grid", "output"}
 
 
-WHOLE = [
+NETWORKS = [
     (SpatialTransformer(FCNLocalisationNetwork(), transform, mode=mode), FCN())
     for transform in (transforms.affine, transforms.thin_plate_spline())
     for mode in ("nearest", "bilinear", "bicubic")
@@ -142,8 +144,8 @@ WHOLE = [
 ]
 
 
-@pytest.mark.parametrize("stages", WHOLE, ids=range(len(WHOLE)))
-def test_an_empty_batch_gives_an_empty_batch(stages: tuple[nn.Module, ...]) -> None:
+@pytest.mark.parametrize("stages", NETWORKS, ids=range(len(NETWORKS)))
+def test_empty_batch_gives_empty_output(stages: tuple[nn.Module, ...]) -> None:
     network = SpatialTransformerNetwork(stages)
     variables = jax.eval_shape(network.init, KEY, IMAGES)
     variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variables)
@@ -159,7 +161,7 @@ def test_an_empty_batch_gives_an_empty_batch(stages: tuple[nn.Module, ...]) -> N
         np.testing.assert_array_equal(leaf, 0)
 
 
-def test_one_image_is_no_batch(unchecked: None) -> None:
+def test_single_image_raises(unchecked: None) -> None:
     for module, shape, expected in (
         (transformer(), (12, 10, 2), r"\[b, h, w, c\]"),
         (transformer(transforms.affine_3d), (2, 12, 10, 2), r"\[b, d, h, w, c\]"),
@@ -168,16 +170,16 @@ def test_one_image_is_no_batch(unchecked: None) -> None:
             jax.eval_shape(module.init, KEY, jnp.zeros(shape))
 
 
-def test_a_network_is_a_stage_of_another() -> None:
+def test_network_may_be_a_stage_of_another() -> None:
     inner = SpatialTransformerNetwork((transformer(), transformer(transforms.rotation)))
     outer = SpatialTransformerNetwork((transformer(), inner, FCN(10)))
-    logits, intermediates = at_start(outer)
+    logits, intermediates = init_and_apply(outer)
     assert logits.shape == (3, 10)
     counts = [each["theta"].shape[1] for each in intermediates.values()]
     assert (list(intermediates), counts) == ([f"transformer_{i}" for i in range(3)], [6, 6, 1])
 
 
-def test_float64_features_stay_so(x64: None) -> None:
+def test_float64_features_give_float64_theta(x64: None) -> None:
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)))
     module = transformer(output_shape=(2, 2))
     params = init(module, images)["params"]
@@ -185,6 +187,7 @@ def test_float64_features_stay_so(x64: None) -> None:
     params["localisation_regression"] = regression | {"kernel": regression["kernel"] + 0.1}
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
 
+    @jax.jit
     def theta(params: Any) -> jax.Array:
         found = module.apply({"params": params}, images, method="with_intermediates")
         return found[1]["theta"]
@@ -199,7 +202,7 @@ def test_parallel_transformers_stack_channels() -> None:
     module = ParallelTransformers([transformer(), transformer()])
     two_channels = jnp.concatenate([IMAGES, -IMAGES], axis=-1)
     expected = jnp.concatenate([two_channels] * 2, axis=-1)
-    np.testing.assert_array_equal(at_start(module, two_channels), expected)
+    np.testing.assert_array_equal(init_and_apply(module, two_channels), expected)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +228,7 @@ def test_localisation_parameters_are_found_by_path() -> None:
     assert not any(jax.tree.leaves(chosen["stages_1"]))
 
 
-def test_localisation_parameters_are_found_where_flax_names_them_after_their_class() -> None:
+def test_localisation_parameters_are_found_in_compact_modules() -> None:
     class Network(nn.Module):
         @nn.compact
         def __call__(self, images: jax.Array) -> jax.Array:
@@ -238,7 +241,7 @@ def test_localisation_parameters_are_found_where_flax_names_them_after_their_cla
     assert all(jax.tree.leaves(chosen))
 
 
-def test_dropout_needs_its_key() -> None:
+def test_dropout_is_active_only_with_a_key() -> None:
     ones = jnp.ones((2, 4, 4, 50))
     plain, by_channel = Dropout(0.5), Dropout(0.5, by_channel=True)
     np.testing.assert_array_equal(plain.apply({}, ones), ones)
@@ -250,7 +253,7 @@ def test_dropout_needs_its_key() -> None:
 
 
 @pytest.mark.parametrize("by_channel", [False, True])
-def test_dropout_takes_a_traced_rate(by_channel: bool) -> None:
+def test_dropout_rate_may_be_traced(by_channel: bool) -> None:
     ones, rngs = jnp.ones((2, 4, 4, 50)), {"dropout": KEY}
 
     def drop(rate: float | jax.Array) -> jax.Array:
@@ -269,7 +272,7 @@ def test_bfloat16_networks_keep_float32_parameters_and_logits() -> None:
         assert logits.dtype == jnp.float32
 
 
-def test_a_population_is_a_vmap() -> None:
+def test_vmapped_network_equals_each_member() -> None:
     network = SpatialTransformerNetwork((transformer(), CNN(features=(4, 4))))
     keys = jax.random.split(KEY, 3)
     members = jax.vmap(lambda key: init(network, IMAGES, key))(keys)
@@ -278,7 +281,7 @@ def test_a_population_is_a_vmap() -> None:
     np.testing.assert_allclose(logits[1], alone, atol=1e-5)
 
 
-def test_inside_an_nnx_model() -> None:
+def test_transformer_inside_an_nnx_model() -> None:
     class Model(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
             self.transformer = nnx.bridge.ToNNX(transformer(), rngs=rngs).lazy_init(IMAGES)
@@ -288,27 +291,27 @@ def test_inside_an_nnx_model() -> None:
             return self.linear(self.transformer(images).reshape(len(images), -1))
 
     model = Model(nnx.Rngs(0))
-    gradients = nnx.grad(lambda model: jnp.sum(model(IMAGES) ** 2))(model)
+    gradients = nnx.jit(nnx.grad(lambda model: jnp.sum(model(IMAGES) ** 2)))(model)
     regression = gradients["transformer"]["localisation_regression"]
     assert model(IMAGES).shape == (3, 10)
     assert np.abs(regression["bias"][...]).min() > 0
 
 
-def test_the_output_shape_is_any_sequence(unchecked: None) -> None:
+def test_output_shape_may_be_an_array(unchecked: None) -> None:
     module = transformer(output_shape=np.asarray([14, 20]))
     output, _ = jax.eval_shape(module.init_with_output, KEY, IMAGES)
     assert output.shape == (3, 14, 20, 1)
 
 
 class Flat(nn.Module):
-    """A localisation network that returns one number an example, without an axis of features."""
+    """A localisation network that returns one number per example, without a feature axis."""
 
     def __call__(self, images: jax.Array) -> jax.Array:
         return images.mean(axis=(1, 2, 3))
 
 
 class Pooled(nn.Module):
-    """A localisation network that forgets which example is which."""
+    """A localisation network that averages over the batch."""
 
     def __call__(self, images: jax.Array) -> jax.Array:
         return images.mean(axis=(0, 1, 2))[None]
@@ -334,10 +337,13 @@ class Pooled(nn.Module):
             lambda: SpatialTransformer(SpatialTransformerNetwork([FCN()]), transforms.affine),
             r"localisation must return features of shape \[3, f\]; got tuple",
         ),
-        (lambda: ParallelTransformers([]), "transformers must hold one at least; got none"),
+        (
+            lambda: ParallelTransformers([]),
+            "transformers must hold at least one transformer; got none",
+        ),
         (
             lambda: ParallelTransformers([transformer(), transformer(output_shape=(9, 8))]),
-            r"transformers must have outputs of one shape; got \[28, 28\] and \[9, 8\]",
+            r"transformers must have outputs of the same shape; got \[28, 28\] and \[9, 8\]",
         ),
         (lambda: transformer("affine"), "transform must be one of stn_jax.transforms, .*'affine'"),
         (
@@ -346,6 +352,8 @@ class Pooled(nn.Module):
         ),
     ],
 )
-def test_errors(make: Callable[[], nn.Module], message: str, unchecked: None) -> None:
+def test_invalid_argument_raises(
+    make: Callable[[], nn.Module], message: str, unchecked: None
+) -> None:
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(make().init, KEY, IMAGES)

@@ -1,4 +1,4 @@
-"""Volumes become images by a sum, and are looked at coarsely."""
+"""Projections of volumes, and their localisation network at low resolution."""
 
 import jax
 import jax.numpy as jnp
@@ -12,22 +12,24 @@ from stn_jax.nn import (
     Projection,
     SpatialTransformer,
     SpatialTransformerNetwork,
+    VolumeLocalisationNetwork,
 )
-from stn_jax.nn import VolumeLocalisationNetwork as Localisation
-from tests.nn.initial import init
+from tests.nn.initialise import init
 
 VOLUMES = jax.random.normal(jax.random.key(0), (2, 6, 5, 7, 3))
 
 
-def test_a_projection_is_the_sum_along_the_depth() -> None:
+def test_projection_sums_along_the_depth() -> None:
     found, vjp = jax.vjp(lambda volumes: Projection().apply({}, volumes), VOLUMES)
     np.testing.assert_allclose(found, np.asarray(VOLUMES).sum(axis=1), rtol=1e-5, atol=1e-6)
     ones = jnp.ones_like(found)
     np.testing.assert_array_equal(vjp(ones)[0], 1)
 
 
-def test_at_the_start_a_network_sees_the_volume_from_the_front() -> None:
-    transformer = SpatialTransformer(Localisation((4,), downsample=2), transforms.affine_3d)
+def test_initial_view_is_from_the_front() -> None:
+    transformer = SpatialTransformer(
+        VolumeLocalisationNetwork((4,), downsample=2), transforms.affine_3d
+    )
     network = SpatialTransformerNetwork((transformer, Projection(), FCN(3, (5,))))
     fixed = SpatialTransformerNetwork((Projection(), FCN(3, (5,))))
     variables = init(network, VOLUMES)
@@ -39,10 +41,10 @@ def test_at_the_start_a_network_sees_the_volume_from_the_front() -> None:
     )
 
 
-def test_the_localisation_network_sees_cells_of_the_scale_of_a_projection() -> None:
-    module = Localisation((4,), downsample=2)
+def test_localisation_network_receives_sums_over_depth_of_means() -> None:
+    module = VolumeLocalisationNetwork((4,), downsample=2)
     variables = init(module, VOLUMES)
-    whole = np.asarray(VOLUMES)[:, :, :4, :6]  # the last row and column are left over
+    whole = np.asarray(VOLUMES)[:, :, :4, :6]  # drops the last row and column
     cells = whole.reshape(2, 3, 2, 2, 2, 3, 2, 3).sum(axis=2).mean(axis=(3, 5))
     dense = {"params": variables["params"]["FCNLocalisationNetwork_0"]}
     expected = FCNLocalisationNetwork((4,)).apply(dense, jnp.asarray(cells))
@@ -50,10 +52,10 @@ def test_the_localisation_network_sees_cells_of_the_scale_of_a_projection() -> N
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 5, 7), (2, 3, 5, 7, 1)])
-def test_errors(shape: tuple[int, ...], unchecked: None) -> None:
+def test_invalid_volume_shape_raises(shape: tuple[int, ...], unchecked: None) -> None:
     volumes = jnp.zeros(shape)
     with pytest.raises(ValueError, match=r"volumes must have shape \[b, d, h, w, c\], d, h and w"):
-        Localisation(downsample=4).init(jax.random.key(0), volumes)
+        VolumeLocalisationNetwork(downsample=4).init(jax.random.key(0), volumes)
     if len(shape) != 5:
         with pytest.raises(ValueError, match=r"volumes must have shape \[b, d, h, w, c\]; got"):
             Projection().apply({}, volumes)

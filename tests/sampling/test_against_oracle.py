@@ -1,4 +1,4 @@
-"""Values and both gradients in float64, for every mode, padding and align_corners."""
+"""Values and gradients in float64 against the oracle, PyTorch and SciPy, for all options."""
 
 import functools
 import itertools
@@ -15,17 +15,17 @@ import stn_jax
 from tests import oracles
 from tests.options import every_option
 
-# Images: non-square, one pixel, a row, a column; volumes, one of them a row of pixels. The points
-# are as many for all, so that operations on them are compiled once.
+# Images (non-square, one pixel, a row, a column) and volumes (one of them a row of pixels). All
+# cases have the same number of points, so that operations on them are compiled once.
 SHAPES = [(5, 4), (1, 1), (1, 6), (7, 1), (2, 3, 4), (1, 4, 1)]
 POINTS = (4, 5)
 
-# Five points a row, as in PyTorch's own test of a 2 x 5 image of 1, 2, …, 10.
+# The points of PyTorch's test with a 2 x 5 image of 1, 2, …, 10.
 KNOWN_GRID = [
     [[-0.9, -4.1], [0, 0.2], [1, -1], [-0.333, 1e-6], [0.5, 1.0]],
     [[-1.0, -0.5], [0, 0.3333], [1, -1], [-0.2, 1e-6], [1.5, 0.5]],
 ]
-# Computed by PyTorch 2.13 on the CPU in float64, six decimals.
+# Computed by PyTorch 2.13 on a CPU in float64, rounded to six decimals.
 KNOWN_OUTPUT = {
     ("nearest", "zeros", False): "0 8 5 7 0 1 8 5 8 0",
     ("nearest", "zeros", True): "0 8 5 7 9 1 8 5 8 0",
@@ -57,10 +57,10 @@ KNOWN_OUTPUT = {
 
 
 def in_float64(function: Callable[..., Any], *arrays: np.ndarray) -> Any:
-    """`function` run in float64, its result as NumPy arrays.
+    """Runs `function` in float64 and returns its results as NumPy arrays.
 
-    Not jitted: operations on arrays of one shape are shared by the cases, whole programs are not,
-    and compiling takes most of the time.
+    Not jitted, because compilation takes most of the time: the cases share compiled operations,
+    but not compiled programs.
     """
     with jax.enable_x64(True):
         result = function(*(jnp.asarray(a, jnp.float64) for a in arrays))
@@ -70,7 +70,7 @@ def in_float64(function: Callable[..., Any], *arrays: np.ndarray) -> Any:
 def assert_agrees(
     image: np.ndarray, grid: np.ndarray, options: dict[str, Any], atol: float = 1e-12
 ) -> None:
-    """Values, image gradient and grid gradient for a random cotangent."""
+    """Compares values and both gradients, for a random cotangent, with the oracle."""
     cotangent = np.random.default_rng(7).normal(size=(*grid.shape[:-1], image.shape[-1]))
 
     def run(image: jax.Array, grid: jax.Array, cotangent: jax.Array) -> Any:
@@ -87,7 +87,7 @@ def assert_agrees(
 
 @every_option
 @pytest.mark.parametrize("subject", ["library", "oracle"])
-def test_known_values(options: dict[str, Any], subject: str) -> None:
+def test_values_equal_torch(options: dict[str, Any], subject: str) -> None:
     image, grid = np.arange(1.0, 11.0).reshape(2, 5, 1), np.array(KNOWN_GRID)
     expected = np.array([float(v) for v in KNOWN_OUTPUT[tuple(options.values())].split()])
     if subject == "oracle":
@@ -99,19 +99,19 @@ def test_known_values(options: dict[str, Any], subject: str) -> None:
 
 @every_option
 @pytest.mark.parametrize("spatial", SHAPES, ids=str)
-def test_random(options: dict[str, Any], spatial: tuple[int, ...]) -> None:
+def test_random_points_equal_oracle(options: dict[str, Any], spatial: tuple[int, ...]) -> None:
     random = np.random.default_rng(len(spatial) * 100 + spatial[0])
     image = random.normal(size=(*spatial, 2))
-    # Two images' widths to either side: inside, at the edge, and folded more than once.
+    # Up to one image width beyond each edge, so that some points are reflected more than once.
     assert_agrees(image, random.uniform(-3.0, 3.0, (*POINTS, len(spatial))), options)
 
 
 @every_option
-def test_exactly_on_pixels_and_borders(options: dict[str, Any]) -> None:
-    """Where the derivative jumps: whole and half pixels, the border, the mirrors, beyond."""
+def test_points_on_pixels_and_borders_equal_oracle(options: dict[str, Any]) -> None:
+    """Positions at which the derivative jumps: whole and half pixels, borders and reflections."""
     height, width = (3, 5) if options["align_corners"] else (2, 4)
     image = np.random.default_rng(3).normal(size=(height, width, 2))
-    # Half-pixel steps of a power of two are exact in every formula, so one answer is right.
+    # With sizes of powers of two, half-pixel steps are free of rounding in every formula.
     y = oracles.normalise(np.arange(-6, 12) / 2, height, options["align_corners"])
     x = oracles.normalise(np.arange(-8, 18) / 2, width, options["align_corners"])
     grid = np.stack(np.meshgrid(x, y), axis=-1)
@@ -119,15 +119,15 @@ def test_exactly_on_pixels_and_borders(options: dict[str, Any]) -> None:
 
 
 @every_option
-def test_column_ramp_at_the_corners(options: dict[str, Any]) -> None:
-    """The edge gradients of a 5 x 5 ramp; (1, 1) lies on the last pixel of the last row."""
+def test_gradients_at_the_corners_of_a_ramp_equal_oracle(options: dict[str, Any]) -> None:
+    """With align_corners, (1, 1) lies on the last pixel of the 5 x 5 ramp."""
     image = np.broadcast_to(np.arange(5.0)[:, None], (5, 5, 5)).swapaxes(0, 1)[..., :1]
     corners = itertools.product((-1.0, 1.0, -0.75, 0.75), (-1.0, 1.0, -0.75, 0.75, 0.0))
     assert_agrees(image, np.array(list(corners)).reshape(*POINTS, 2), options)
 
 
-def test_corner_gradient_known() -> None:
-    """PyTorch's number: 4 falls to 0 in one pixel to the right and below, two pixels a unit."""
+def test_corner_gradient_equals_torch() -> None:
+    """The last pixel, 4, fades to 0 within one pixel; a normalised unit is two pixels."""
     image = np.broadcast_to(np.arange(5.0)[None, :, None], (5, 5, 1))
     for padding_mode, expected in {"zeros": -8.0, "border": 0.0, "reflection": 0.0}.items():
         sample = functools.partial(
@@ -142,26 +142,26 @@ def test_corner_gradient_known() -> None:
 
 
 @pytest.mark.parametrize("mode", oracles.MODES)
-def test_large_rotated(mode: str) -> None:
-    """345 x 456 pixels of a wrapped ramp, turned by 45 degrees and zoomed unequally."""
+def test_large_rotated_image_equals_oracle(mode: str) -> None:
+    """A ramp of 345 x 456 pixels modulo 256, rotated by 45 degrees and scaled unequally."""
     height, width = 345, 456
     image = (np.arange(height * width) % 256).reshape(height, width, 1).astype(float)
     c = s = np.sqrt(0.5)
     theta = np.array([[1.23 * c, -1.34 * s, 0.0], [1.23 * s, 1.34 * c, 0.0]])
     grid = oracles.affine_grid(theta, (height, width))
     output = in_float64(functools.partial(stn_jax.grid_sample, mode=mode), image, grid)
-    # Positions are a few hundred pixels and jumps 255: 1e-13 px of rounding is 3e-11 here.
+    # Positions reach a few hundred pixels and jumps 255: 1e-13 px of rounding gives 3e-11.
     np.testing.assert_allclose(output, oracles.grid_sample(image, grid, mode), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("degrees", [0.0, 45.0, 90.0, 28.3])
 @pytest.mark.parametrize("output_shape", [(4, 9), (11, 5)])
-def test_scipy_affine_transform(degrees: float, output_shape: tuple[int, int]) -> None:
-    """Border padding with align_corners is SciPy's `mode="nearest"`, order 1."""
+def test_affine_warp_equals_scipy(degrees: float, output_shape: tuple[int, int]) -> None:
+    """Border padding with align_corners corresponds to order 1 and `mode="nearest"` in SciPy."""
     image = np.random.default_rng(5).normal(size=(6, 8))
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     theta = np.array([[c, -s, 0.1], [s, c, -0.2]])
-    # Pixels of the output -> [-1, 1] -> theta -> pixels of the input, rows and columns swapped.
+    # Output pixels -> [-1, 1] -> theta -> input pixels, with rows and columns swapped.
     half_out = (np.array(output_shape) - 1) / 2
     half_in = (np.array(image.shape) - 1) / 2
     linear = half_in[:, None] * theta[::-1, 1::-1] / half_out
@@ -180,10 +180,10 @@ def test_scipy_affine_transform(degrees: float, output_shape: tuple[int, int]) -
 
 @every_option
 @pytest.mark.parametrize("shapes", [((5, 4), (6, 5)), ((3, 2, 4), (2, 5, 3))], ids=str)
-def test_spatial_transform_affine(
+def test_spatial_transform_equals_oracle(
     options: dict[str, Any], shapes: tuple[tuple[int, ...], tuple[int, ...]]
 ) -> None:
-    """One call equals affine_grid followed by grid_sample, input and output shapes apart."""
+    """Equals affine_grid followed by grid_sample, with different input and output shapes."""
     spatial, out = shapes
     n = len(spatial)
     random = np.random.default_rng(n)
@@ -201,8 +201,8 @@ def test_spatial_transform_affine(
 
 
 @every_option
-def test_float32(options: dict[str, Any]) -> None:
-    """The default precision keeps float32's accuracy: positions of a few pixels, values near 1."""
+def test_float32_is_accurate(options: dict[str, Any]) -> None:
+    """Positions are a few pixels and values about 1."""
     random = np.random.default_rng(17)
     image = random.normal(size=(9, 6, 3)).astype(np.float32)
     grid = random.uniform(-2.0, 2.0, (8, 5, 2)).astype(np.float32)

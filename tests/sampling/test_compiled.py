@@ -1,4 +1,4 @@
-"""What the sampler's speed rests on, as the compiler's output shows it."""
+"""Properties of the compiled sampler that its speed depends on: gathers, scatters, memory."""
 
 import functools
 import re
@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import stn_jax
 from stn_jax.sampling import bilinear
 
-# Batch, input side, channels, output side: the benchmark's kinds, smaller.
+# Batch size, input side, channels, output side: smaller versions of the benchmark's cases.
 CASES = {
     "grey": (32, 28, 1, 28),
     "shrunk": (32, 60, 1, 30),
@@ -24,17 +24,17 @@ CASES = {
     "photo": (1, 256, 3, 256),
 }
 needs_new_compiler = pytest.mark.skipif(
-    jax.__version_info__ < (0, 12), reason="older compilers expand a scatter into a loop"
+    jax.__version_info__ < (0, 12), reason="older compilers expand scatters into loops"
 )
 
 
 def warp(output_size: int, images: jax.Array, thetas: jax.Array) -> jax.Array:
-    one = functools.partial(
+    warp_one = functools.partial(
         stn_jax.spatial_transform,
         transform=stn_jax.transforms.affine,
         output_shape=(output_size, output_size),
     )
-    return jax.vmap(one)(images, thetas)
+    return jax.vmap(warp_one)(images, thetas)
 
 
 def arguments(case: str) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -56,11 +56,12 @@ def gradients(case: str) -> Callable[..., Any]:
 
 
 def count(operation: str, program: Any) -> int:
+    """The number of instructions of a kind in a compiled program."""
     return len(re.findall(rf" {operation}\(", program.as_text()))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_forward_reads_each_tap_once(case: str) -> None:
+def test_forward_pass_has_one_gather_per_tap(case: str) -> None:
     images, thetas, _ = arguments(case)
     program = jax.jit(functools.partial(warp, CASES[case][3])).lower(images, thetas).compile()
     assert count("gather", program) == 4
@@ -69,26 +70,27 @@ def test_forward_reads_each_tap_once(case: str) -> None:
 
 @needs_new_compiler
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_have_no_loop_and_few_scatters(case: str) -> None:
+def test_gradients_have_few_gathers_and_scatters_and_no_loops(case: str) -> None:
     channels, output_size = CASES[case][2:]
     program = jax.jit(gradients(case)).lower(*arguments(case)).compile()
     assert count("while", program) == 0
-    # One for each part of the samples; with several channels, for each tap of each part.
+    # One scatter per chunk of samples; with several channels, one per tap and chunk.
     taps, row = (1, 4) if channels == 1 else (4, -(-channels // 4) * 4)
-    parts = min(bilinear.MAX_PARTS, -(-(output_size**2) * row // bilinear.PART_SIZE))
-    assert count("scatter", program) == taps * parts
-    # The four taps are read once for both slopes: of all channels, or of each of a few.
-    assert count("gather", program) == 4 * (channels if channels <= bilinear.FEW_CHANNELS else 1)
+    chunks = min(bilinear.MAX_CHUNKS, -(-(output_size**2) * row // bilinear.CHUNK_SIZE))
+    assert count("scatter", program) == taps * chunks
+    # Each tap is read once for both derivatives, per channel if channels are unrolled.
+    unrolled = channels if channels <= bilinear.MAX_UNROLLED_CHANNELS else 1
+    assert count("gather", program) == 4 * unrolled
 
 
 @needs_new_compiler
 @pytest.mark.parametrize("case", CASES)
-def test_memory(case: str) -> None:
-    """Output and both gradients take at most four times image, output and grid."""
+def test_both_passes_need_at_most_four_times_the_memory_of_the_arrays(case: str) -> None:
+    """The arrays are image, output and grid."""
 
     def both_passes(images: jax.Array, thetas: jax.Array, weights: jax.Array) -> Any:
-        output, pull = jax.vjp(functools.partial(warp, CASES[case][3]), images, thetas)
-        return output, pull(weights)
+        output, vjp = jax.vjp(functools.partial(warp, CASES[case][3]), images, thetas)
+        return output, vjp(weights)
 
     images, thetas, weights = arguments(case)
     plan = jax.jit(both_passes).lower(images, thetas, weights).compile().memory_analysis()
@@ -97,8 +99,7 @@ def test_memory(case: str) -> None:
 
 
 @needs_new_compiler
-def test_many_thetas_share_one_image() -> None:
-    """The gradient to an image that all of a batch read is added up in one image."""
+def test_gradient_to_a_shared_image_is_not_stored_per_theta() -> None:
     image = jnp.ones((256, 256, 1))
     thetas = jnp.tile(jnp.asarray(stn_jax.transforms.affine.identity), (64, 1))
 
@@ -114,7 +115,7 @@ def test_many_thetas_share_one_image() -> None:
     assert plan.temp_size_in_bytes < 8 * image.nbytes
 
 
-def test_one_trace() -> None:
+def test_new_thetas_do_not_retrace_the_gradient() -> None:
     images, thetas, weights = arguments("grey")
     gradient = gradients("grey")
 
@@ -127,32 +128,32 @@ def test_one_trace() -> None:
         jax.block_until_ready(traced(images, thetas + step / 100, weights))
 
 
-def test_a_sharded_batch_stays_where_it_is() -> None:
+def test_sharded_batch_needs_no_communication() -> None:
     if jax.device_count() < 2:
         pytest.skip("needs two devices")
     mesh = Mesh(np.asarray(jax.devices()[:2]), ("batch",))
     sharding = NamedSharding(mesh, PartitionSpec("batch"))
     for case in ("grey", "colour", "feature"):
-        given = arguments(case)
-        sharded = [jax.device_put(each, sharding) for each in given]
+        unsharded = arguments(case)
+        sharded = [jax.device_put(each, sharding) for each in unsharded]
         program = jax.jit(gradients(case)).lower(*sharded).compile()
         for operation in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
             assert count(operation, program) == 0
-        alone = jax.jit(gradients(case))(*given)
-        for found, expected in zip(program(*sharded), alone, strict=True):
-            assert found.sharding.is_equivalent_to(sharding, found.ndim)
-            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+        on_one_device = jax.jit(gradients(case))(*unsharded)
+        for actual, expected in zip(program(*sharded), on_one_device, strict=True):
+            assert actual.sharding.is_equivalent_to(sharding, actual.ndim)
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
 
 
-def test_images_too_large_for_a_flat_index(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_to_images_too_large_for_a_flat_index(monkeypatch: pytest.MonkeyPatch) -> None:
     images, thetas, weights = arguments("colour")
     expected = gradients("colour")(images[:1], thetas[:1], weights[:1])
     monkeypatch.setattr(bilinear, "LARGEST_INDEX", 65 * 65 - 1)
-    found = gradients("colour")(images[:1], thetas[:1], weights[:1])
-    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+    actual = gradients("colour")(images[:1], thetas[:1], weights[:1])
+    chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_one_image_for_all_devices_inside_shard_map() -> None:
+def test_shard_map_with_one_replicated_image() -> None:
     mesh = Mesh(np.asarray(jax.devices()[:2]), ("batch",))
     image, thetas, weights = arguments("colour")[0][0], *arguments("colour")[1:]
 
@@ -163,19 +164,21 @@ def test_one_image_for_all_devices_inside_shard_map() -> None:
 
         return jax.grad(loss)(image)
 
-    some, whole = PartitionSpec("batch"), PartitionSpec()
-    mapped = jax.shard_map(gradient, mesh=mesh, in_specs=(whole, some, some), out_specs=whole)
-    found, expected = jax.jit(mapped)(image, thetas, weights), gradient(image, thetas, weights)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    split, replicated = PartitionSpec("batch"), PartitionSpec()
+    mapped = jax.shard_map(
+        gradient, mesh=mesh, in_specs=(replicated, split, split), out_specs=replicated
+    )
+    actual, expected = jax.jit(mapped)(image, thetas, weights), gradient(image, thetas, weights)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
-def test_inside_shard_map(check_vma: bool) -> None:
+def test_gradients_inside_shard_map_equal_jit(check_vma: bool) -> None:
     mesh = Mesh(np.asarray(jax.devices()[:2]), ("batch",))
     spec = PartitionSpec("batch")
     mapped = jax.shard_map(
         gradients("colour"), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check_vma
     )
     given = arguments("colour")
-    found, expected = jax.jit(mapped)(*given), jax.jit(gradients("colour"))(*given)
-    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-4)
+    actual, expected = jax.jit(mapped)(*given), jax.jit(gradients("colour"))(*given)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Types in and out, the precision between, and shapes down to nothing."""
+"""Dtypes of inputs, outputs and intermediate results; empty and unusual shapes."""
 
 import functools
 from typing import Any
@@ -16,12 +16,12 @@ every_mode = pytest.mark.parametrize("mode", oracles.MODES)
 every_padding = pytest.mark.parametrize("padding_mode", oracles.PADDING_MODES)
 
 
-def random(*shape: int, dtype: Any = jnp.float32) -> jax.Array:
+def random_array(*shape: int, dtype: Any = jnp.float32) -> jax.Array:
     return jnp.asarray(np.random.default_rng(len(shape)).uniform(-1, 1, shape), dtype)
 
 
 def assert_within_one_ulp(actual: jax.Array, exact: jax.Array, dtype: str) -> None:
-    """`exact` is wider; one unit in the last place, and what cancellation leaves near zero."""
+    """Compares with a wider result, to one ulp and an absolute error for cancellation near 0."""
     eps = float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(
         np.asarray(actual, np.float32), np.asarray(exact, np.float32), rtol=eps, atol=1e-6
@@ -30,9 +30,9 @@ def assert_within_one_ulp(actual: jax.Array, exact: jax.Array, dtype: str) -> No
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("width", [64, 333, 1024])
-def test_half_precision_image(dtype: str, width: int) -> None:
-    """Float32 coordinates and weights: the result is float32's, rounded once."""
-    image, grid = random(8, width, 2, dtype=dtype), random(5, 40, 2)
+def test_half_precision_image_is_rounded_once(dtype: str, width: int) -> None:
+    """Coordinates, weights and sums are float32; only the result is rounded."""
+    image, grid = random_array(8, width, 2, dtype=dtype), random_array(5, 40, 2)
     for mode in ("bilinear", "bicubic"):
         output = stn_jax.grid_sample(image, grid, mode=mode)
         assert output.dtype == dtype
@@ -42,9 +42,9 @@ def test_half_precision_image(dtype: str, width: int) -> None:
 
 @pytest.mark.parametrize("dtype", HALVES)
 @every_mode
-def test_the_gradient_of_a_half_precision_image_is_summed_in_float32(dtype: str, mode: str) -> None:
-    """Ten thousand samples of one pixel: sums in bfloat16 end at 256, in float16 at 2048."""
-    points = jnp.full((10_000, 2), -0.25)  # the middle of a pixel
+def test_half_precision_image_gradient_is_summed_in_float32(dtype: str, mode: str) -> None:
+    """10,000 samples of one pixel. Sums of ones saturate at 256 in bfloat16, at 2048 in float16."""
+    points = jnp.full((10_000, 2), -0.25)  # the centre of a pixel
 
     def total(image: jax.Array) -> jax.Array:
         return jnp.sum(stn_jax.grid_sample(image, points, mode=mode).astype(jnp.float32))
@@ -56,9 +56,9 @@ def test_the_gradient_of_a_half_precision_image_is_summed_in_float32(dtype: str,
 
 @pytest.mark.parametrize("dtype", HALVES)
 @every_padding
-def test_half_precision_grid(dtype: str, padding_mode: str) -> None:
-    """A rounded grid is read for what it is and then handled in float32, 512 pixels wide."""
-    image, grid = random(512, 512, 1), random(30, 30, 2, dtype=dtype) * 2
+def test_half_precision_grid_is_converted_to_float32(dtype: str, padding_mode: str) -> None:
+    """Half precision could not represent positions in an image of 512 pixels."""
+    image, grid = random_array(512, 512, 1), random_array(30, 30, 2, dtype=dtype) * 2
     sample = functools.partial(stn_jax.grid_sample, padding_mode=padding_mode)
     output = sample(image, grid)
     assert output.dtype == jnp.float32
@@ -69,20 +69,20 @@ def test_half_precision_grid(dtype: str, padding_mode: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_half_precision_theta(dtype: str) -> None:
-    image = random(512, 512, 1)
+def test_half_precision_theta_is_converted_to_float32(dtype: str) -> None:
+    image = random_array(512, 512, 1)
     theta = jnp.asarray([0.8, 0.31, -0.2, -0.27, 0.9, 0.11], dtype)
     affine = stn_jax.transforms.affine
     output = stn_jax.spatial_transform(image, theta, affine)
     assert output.dtype == jnp.float32
     exact = stn_jax.spatial_transform(image, theta.astype(jnp.float32), affine)
-    # Positions of 512 px in float32 carry 3e-5 px each way, slopes reach 2 a pixel and axis.
+    # Float32 positions up to 512 px have errors of 3e-5 px; derivatives reach 2 per pixel and axis.
     np.testing.assert_allclose(output, exact, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_half_precision_image_gradient_adds_up_in_float32(dtype: str) -> None:
-    """Ten thousand ones on one pixel; summed in bfloat16 they would stick at 256."""
+def test_half_precision_image_gradient_at_the_centre_is_summed_in_float32(dtype: str) -> None:
+    """10,000 samples at the centre of an image of odd size."""
     image, grid = jnp.zeros((3, 3, 1), dtype), jnp.zeros((10_000, 2))
     gradient = jax.grad(lambda i: stn_jax.grid_sample(i, grid).astype(jnp.float32).sum())(image)
     assert gradient.dtype == dtype
@@ -94,10 +94,10 @@ def test_half_precision_image_gradient_adds_up_in_float32(dtype: str) -> None:
 @pytest.mark.parametrize("image_dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("grid_dtype", ["bfloat16", "float32", "float64"])
 @every_mode
-def test_output_has_the_images_type(image_dtype: str, grid_dtype: str, mode: str) -> None:
-    """With float64 at hand too: nothing is widened silently; gradients keep their arguments'."""
+def test_output_has_the_dtype_of_the_image(image_dtype: str, grid_dtype: str, mode: str) -> None:
+    """Gradients have the dtypes of their arguments, even if x64 is enabled."""
     with jax.enable_x64(True):
-        image, grid = random(3, 4, 1, dtype=image_dtype), random(5, 2, dtype=grid_dtype)
+        image, grid = random_array(3, 4, 1, dtype=image_dtype), random_array(5, 2, dtype=grid_dtype)
         sample = functools.partial(stn_jax.grid_sample, mode=mode)
         output = jax.eval_shape(sample, image, grid)
         assert output.dtype == image_dtype
@@ -106,9 +106,9 @@ def test_output_has_the_images_type(image_dtype: str, grid_dtype: str, mode: str
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_spatial_transform_keeps_the_type(dtype: str) -> None:
+def test_spatial_transform_keeps_the_dtype_of_the_image(dtype: str) -> None:
     with jax.enable_x64(True):
-        image = random(3, 4, 1, dtype=dtype)
+        image = random_array(3, 4, 1, dtype=dtype)
         for name in ("affine", "translation", "rotation", "similarity", "projective"):
             transform = getattr(stn_jax.transforms, name)
             for theta_dtype in ("float32", "float64"):
@@ -123,7 +123,10 @@ def test_spatial_transform_keeps_the_type(dtype: str) -> None:
 
 def test_float64_is_computed_in_float64() -> None:
     with jax.enable_x64(True):
-        image, grid = random(7, 9, 1, dtype=jnp.float64), random(50, 2, dtype=jnp.float64)
+        image, grid = (
+            random_array(7, 9, 1, dtype=jnp.float64),
+            random_array(50, 2, dtype=jnp.float64),
+        )
         output = stn_jax.grid_sample(image, grid)
         expected = oracles.grid_sample(np.asarray(image), np.asarray(grid))
         np.testing.assert_allclose(output, expected, rtol=0, atol=1e-14)
@@ -143,7 +146,7 @@ def test_float64_is_computed_in_float64() -> None:
     ],
     ids=str,
 )
-def test_empty_outputs(
+def test_empty_arrays_give_empty_outputs_and_zero_gradients(
     image_shape: tuple[int, ...], grid_shape: tuple[int, ...], mode: str, padding_mode: str
 ) -> None:
     sample = functools.partial(stn_jax.grid_sample, mode=mode, padding_mode=padding_mode)
@@ -179,10 +182,12 @@ def test_empty_output_shape() -> None:
 @pytest.mark.parametrize("output_shape", [(1, 1), (1, 7), (9, 1), (3, 11)], ids=str)
 @pytest.mark.parametrize("align_corners", [False, True])
 @every_mode
-def test_output_shapes(output_shape: tuple[int, int], align_corners: bool, mode: str) -> None:
-    """Smaller, larger, one pixel: the input's size scales, the output's spaces the points."""
-    image = random(5, 6, 2)
-    # Irregular, so that no position of nearest is a tie.
+def test_output_shape_may_differ_from_the_input(
+    output_shape: tuple[int, int], align_corners: bool, mode: str
+) -> None:
+    """Smaller, larger, and single rows, columns and pixels."""
+    image = random_array(5, 6, 2)
+    # Irregular, so that no position is a tie for nearest.
     theta = np.array([[0.91, 0.23, 0.113], [-0.31, 0.83, -0.057]])
     output = stn_jax.spatial_transform(
         image,
@@ -197,8 +202,8 @@ def test_output_shapes(output_shape: tuple[int, int], align_corners: bool, mode:
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
 
 
-def test_output_shape_defaults_to_the_images() -> None:
-    affine, image = stn_jax.transforms.affine, random(5, 6, 2)
+def test_output_shape_defaults_to_that_of_the_image() -> None:
+    affine, image = stn_jax.transforms.affine, random_array(5, 6, 2)
     theta = jnp.asarray([0.9, 0.2, 0.1, -0.3, 0.8, -0.05])
     np.testing.assert_array_equal(
         stn_jax.spatial_transform(image, theta, affine),

@@ -1,4 +1,4 @@
-"""Wrong arguments: a ValueError that names the argument, what was given and what is allowed."""
+"""Invalid arguments raise a ValueError that names the argument, what is allowed and the value."""
 
 from typing import Any
 
@@ -19,15 +19,15 @@ def message(error: Any) -> str:
     return str(error.value)
 
 
-def says_shape(error: Any, shape: tuple[int, ...]) -> bool:
-    """Whether the message holds the shape, as a tuple or as a list."""
+def mentions_shape(error: Any, shape: tuple[int, ...]) -> bool:
+    """Whether the message contains the shape, as a tuple or as a list."""
     return str(shape) in message(error) or str(list(shape)) in message(error)
 
 
 @pytest.mark.parametrize("bad", ["linear", "cubic", "Bilinear", "", None, 1])
 @pytest.mark.parametrize("argument", ["mode", "padding_mode"])
 @pytest.mark.parametrize("call", ["grid_sample", "spatial_transform"])
-def test_unknown_option(call: str, argument: str, bad: Any) -> None:
+def test_unknown_options_are_rejected(call: str, argument: str, bad: Any) -> None:
     arguments = {
         "grid_sample": (IMAGE, GRID),
         "spatial_transform": (IMAGE, jnp.asarray(AFFINE.identity), AFFINE),
@@ -39,7 +39,7 @@ def test_unknown_option(call: str, argument: str, bad: Any) -> None:
         assert expected in message(error)
 
 
-def test_unhashable_option() -> None:
+def test_unhashable_mode_is_rejected() -> None:
     with pytest.raises((ValueError, TypeError)):
         stn_jax.grid_sample(IMAGE, GRID, mode=["bilinear"])
 
@@ -61,17 +61,17 @@ def test_unhashable_option() -> None:
         ((3, 0, 2), (0, 2), "image"),
     ],
 )
-def test_shapes(
+def test_wrong_shapes_are_rejected(
     call: Any, image_shape: tuple[int, ...], grid_shape: tuple[int, ...], argument: str
 ) -> None:
     with pytest.raises(ValueError, match=argument) as error:
         call(jnp.ones(image_shape), jnp.zeros(grid_shape))
-    assert says_shape(error, image_shape if argument == "image" else grid_shape)
+    assert mentions_shape(error, image_shape if argument == "image" else grid_shape)
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
-def test_integer_image_needs_nearest(mode: str, dtype: str) -> None:
+def test_integer_images_need_nearest(mode: str, dtype: str) -> None:
     with pytest.raises(ValueError, match="image") as error:
         stn_jax.grid_sample(jnp.ones((3, 4, 2), dtype), GRID, mode=mode)
     for expected in (dtype, "nearest"):
@@ -86,25 +86,24 @@ def test_integer_image_needs_nearest(mode: str, dtype: str) -> None:
     [jnp.ones(6, jnp.int32), jnp.ones(5), jnp.ones(7), jnp.ones((2, 3)), jnp.ones(())],
     ids=lambda theta: f"{theta.dtype}{list(theta.shape)}",
 )
-def test_theta(theta: jax.Array) -> None:
+def test_invalid_theta_is_rejected(theta: jax.Array) -> None:
     with pytest.raises(ValueError, match="theta") as error:
         stn_jax.spatial_transform(IMAGE, theta, AFFINE)
     if theta.dtype == jnp.int32:
         assert "int32" in message(error)
     else:
-        assert says_shape(error, theta.shape)
+        assert mentions_shape(error, theta.shape)
 
 
 @pytest.mark.parametrize("output_shape", [(5,), (5, 6, 7), (-1, 4), ()])
-def test_output_shape(output_shape: tuple[int, ...]) -> None:
+def test_invalid_output_shape_is_rejected(output_shape: tuple[int, ...]) -> None:
     theta = jnp.asarray(AFFINE.identity)
     with pytest.raises(ValueError, match="output_shape") as error:
         stn_jax.spatial_transform(IMAGE, theta, AFFINE, output_shape=output_shape)
-    assert says_shape(error, output_shape)
+    assert mentions_shape(error, output_shape)
 
 
-def test_image_and_transform_disagree() -> None:
-    """A volume under a plane's transform, and the other way round."""
+def test_volumes_need_3d_transforms_and_images_2d_ones() -> None:
     theta = jnp.asarray(AFFINE.identity)
     with pytest.raises(ValueError, match=r"image|transform"):
         stn_jax.spatial_transform(jnp.ones((2, 3, 4, 1)), theta, AFFINE)
@@ -113,7 +112,7 @@ def test_image_and_transform_disagree() -> None:
         stn_jax.spatial_transform(IMAGE, jnp.asarray(affine_3d.identity), affine_3d)
 
 
-def test_empty_image_through_spatial_transform() -> None:
+def test_spatial_transform_rejects_an_empty_image() -> None:
     with pytest.raises(ValueError, match="image"):
         stn_jax.spatial_transform(jnp.ones((0, 4, 1)), jnp.asarray(AFFINE.identity), AFFINE)
 
@@ -139,7 +138,7 @@ def test_options_are_keyword_only() -> None:
         ((0, 256), "uint8"),
     ],
 )
-def test_fill(fill: Any, dtype: str) -> None:
+def test_invalid_fill_is_rejected(fill: Any, dtype: str) -> None:
     image, theta = jnp.ones((3, 4, 2), dtype), jnp.asarray(AFFINE.identity)
     with pytest.raises(ValueError, match="fill must be ") as error:
         stn_jax.grid_sample(image, GRID, mode="nearest", fill=fill)
@@ -151,7 +150,7 @@ def test_fill(fill: Any, dtype: str) -> None:
 @pytest.mark.parametrize(
     ("fill", "dtype"), [(255, "uint8"), (7.0, "uint8"), (True, "bool"), (1, "bool"), (-9, "int8")]
 )
-def test_fill_that_fits(fill: Any, dtype: str) -> None:
+def test_fill_representable_in_the_dtype_is_accepted(fill: Any, dtype: str) -> None:
     outside = GRID + 9
     output = stn_jax.grid_sample(jnp.ones((3, 4, 2), dtype), outside, mode="nearest", fill=fill)
     assert output.dtype == dtype
@@ -178,7 +177,7 @@ def test_narrow_floats_need_nearest(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [1, 0, "False", None, jnp.asarray(True)], ids=repr)
-def test_align_corners(bad: Any) -> None:
+def test_align_corners_must_be_a_bool(bad: Any) -> None:
     theta = jnp.asarray(AFFINE.identity)
     for call in (
         lambda: stn_jax.grid_sample(IMAGE, GRID, align_corners=bad),
@@ -191,7 +190,7 @@ def test_align_corners(bad: Any) -> None:
 
 
 @pytest.mark.parametrize("bad", ["affine", None, stn_jax.transforms.thin_plate_spline])
-def test_transform(bad: Any) -> None:
+def test_transform_must_be_a_transform(bad: Any) -> None:
     theta = jnp.asarray(AFFINE.identity)
     for call in (
         lambda: stn_jax.spatial_transform(IMAGE, theta, bad),

@@ -1,4 +1,4 @@
-"""Coordinates that are not numbers, not finite or far beyond any image; pixels that are not."""
+"""NaN, infinite and huge coordinates; NaN and infinite pixels."""
 
 import functools
 import itertools
@@ -18,8 +18,7 @@ from tests.options import OPTIONS, every_option
 HUGE = [1e9, 3e9, 2.0**31, 2.0**32, 1e20, 3e38, 1e38]
 NOT_FINITE = [np.nan, np.inf, -np.inf]
 
-
-# As many points as any test has: operations are compiled once for all.
+# All tests pad their points to this number, so that operations are compiled once.
 COUNT = 60
 
 
@@ -40,15 +39,15 @@ def run(
 ) -> list[np.ndarray]:
     """Output, image gradient and point gradient of the sum of all outputs.
 
-    Compiled only where it is called often: whole programs are no two tests' in common.
+    Jit is worth its compilation only if a test calls it often, because tests do not share programs.
     """
-    given, padded = len(points), np.zeros((COUNT, np.shape(points)[-1]))
-    padded[:given] = points
-    cotangent = np.broadcast_to((np.arange(COUNT) < given)[:, None], (COUNT, np.shape(image)[-1]))
+    count, padded = len(points), np.zeros((COUNT, np.shape(points)[-1]))
+    padded[:count] = points
+    cotangent = np.broadcast_to((np.arange(COUNT) < count)[:, None], (COUNT, np.shape(image)[-1]))
     function = compiled(**options) if jit else functools.partial(sample_and_gradients, **options)
     arrays = (jnp.asarray(array, dtype) for array in (image, padded, cotangent))
     output, to_image, to_points = (np.asarray(array) for array in function(*arrays))
-    return [output[:given], to_image, to_points[:given]]
+    return [output[:count], to_image, to_points[:count]]
 
 
 def random_image(*spatial: int) -> np.ndarray:
@@ -57,10 +56,10 @@ def random_image(*spatial: int) -> np.ndarray:
 
 @every_option
 @pytest.mark.parametrize("spatial", [(4, 5), (2, 3, 4)], ids=str)
-def test_non_finite(options: dict[str, Any], spatial: tuple[int, ...]) -> None:
-    """One axis or all of them: `fill`, the first pixel or the edge, as the oracle has it.
+def test_non_finite_points_equal_oracle(options: dict[str, Any], spatial: tuple[int, ...]) -> None:
+    """One or more coordinates of a point are not finite, and have gradient exactly 0.
 
-    The gradient to the coordinate is exactly 0; a finite neighbour keeps its own.
+    The output is `fill`, the first pixel or the edge; finite coordinates keep their gradients.
     """
     n, image = len(spatial), random_image(*spatial)
     finite = (0.3, -0.2, 0.1)[:n]
@@ -82,8 +81,8 @@ def test_non_finite(options: dict[str, Any], spatial: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(to_points[~np.isfinite(points)], 0.0)
 
 
-def test_the_rules_in_words() -> None:
-    """What the oracle above encodes, spelled out on a row 1, 2, 3, 4."""
+def test_non_finite_points_in_a_row_of_pixels() -> None:
+    """Explicit values, to check the rules that the oracle encodes."""
     row = np.arange(1.0, 5.0).reshape(1, 4, 1)
     points = [[value, 0.0] for value in (np.nan, np.inf, -np.inf)]
     expected = {"zeros": [9, 9, 9], "border": [1, 4, 1], "reflection": [1, 1, 1]}
@@ -94,8 +93,8 @@ def test_the_rules_in_words() -> None:
 
 
 @every_option
-def test_huge(options: dict[str, Any]) -> None:
-    """Beyond every integer type: no wrapped index, nothing but values of the image or zero."""
+def test_huge_coordinates_do_not_overflow(options: dict[str, Any]) -> None:
+    """Coordinates beyond every integer type give values of the image, or zero."""
     image = random_image(4, 5)
     coordinates = [s * v for v in HUGE for s in (1, -1)]
     points = np.array([[x, y] for c in coordinates for x, y in ((c, 0.3), (0.3, c), (c, c))])
@@ -105,7 +104,7 @@ def test_huge(options: dict[str, Any]) -> None:
     np.testing.assert_array_equal(to_points[beyond & (options["padding_mode"] != "reflection")], 0)
     assert np.isfinite(to_points).all()
     if options["padding_mode"] == "reflection":
-        # Which pixel is beyond float32's resolution; that it is one (or a mixture) is not. The
+        # Float32 does not resolve which pixels are read, but the result interpolates some. The
         # cubic kernel overshoots by at most its negative weights, a sixth on each axis.
         overshoot = 0.5 if options["mode"] == "bicubic" else 0.0
         assert (output >= image.min() - overshoot - 1e-5).all()
@@ -116,8 +115,9 @@ def test_huge(options: dict[str, Any]) -> None:
 
 
 @every_option
-def test_huge_in_two_and_three_dimensions(options: dict[str, Any]) -> None:
-    """A volume of one slice is its slice."""
+def test_extreme_points_in_a_volume_of_one_slice_equal_those_in_the_image(
+    options: dict[str, Any],
+) -> None:
     image = random_image(4, 5)
     special = [*HUGE, *(-v for v in HUGE), *NOT_FINITE, 0.1]
     points = np.array([[x, y] for x, y in itertools.product(special, (0.3, special[0], np.nan))])
@@ -135,8 +135,10 @@ coordinate = st.one_of(st.floats(width=32), st.floats(-4, 4, width=32), st.sampl
 @pytest.mark.parametrize("options", OPTIONS[::2] + OPTIONS[3::6], ids=str)
 @hypothesis.given(st.lists(coordinate, min_size=12, max_size=12))
 @hypothesis.settings(deadline=None, max_examples=50, derandomize=True, database=None)
-def test_total(options: dict[str, Any], coordinates: list[float]) -> None:
-    """Any float32 at all: finite outputs and gradients, and values that the image can make."""
+def test_any_float32_gives_finite_outputs_and_gradients(
+    options: dict[str, Any], coordinates: list[float]
+) -> None:
+    """Outputs also stay in the range of the image and its padding."""
     image = random_image(4, 5)
     points = np.array(coordinates, np.float32).reshape(6, 2)
     output, to_image, to_points = run(image, points, jit=True, **options)
@@ -151,8 +153,7 @@ def test_total(options: dict[str, Any], coordinates: list[float]) -> None:
 
 
 @every_option
-def test_other_points_are_untouched(options: dict[str, Any]) -> None:
-    """A bad point in a batch of points changes no other output, nor another point's gradient."""
+def test_extreme_points_do_not_affect_other_points(options: dict[str, Any]) -> None:
     image = random_image(4, 5)
     good = np.random.default_rng(0).uniform(-1.2, 1.2, (9, 2))
     bad = good.copy()
@@ -165,8 +166,8 @@ def test_other_points_are_untouched(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("pixel", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("mode", oracles.MODES)
-def test_bad_pixel_does_not_leak_outside(mode: str, pixel: float) -> None:
-    """A sample whose taps all lie outside is `fill`, whatever the pixels that it clamps to."""
+def test_non_finite_pixels_do_not_affect_samples_outside(mode: str, pixel: float) -> None:
+    """Taps outside are clipped to the non-finite pixels, but read `fill`."""
     image = np.full((3, 4, 1), pixel)
     points = [[-3.0, -3.0], [3.0, 0.0], [0.0, 5.0], [np.nan, 0.0], [np.inf, 0.0], [1e30, 1e30]]
     for align_corners, fill in itertools.product((False, True), (0.0, 2.0)):
@@ -175,24 +176,24 @@ def test_bad_pixel_does_not_leak_outside(mode: str, pixel: float) -> None:
         np.testing.assert_array_equal(gradient, np.zeros((6, 2)))
 
 
-def test_bad_corner_pixel_half_outside() -> None:
-    """Only taps inside are read: the good pixels beside an outside that clamps to a bad one."""
+def test_nan_pixel_does_not_affect_a_sample_half_outside() -> None:
+    """The taps outside of a sample in another row do not read the NaN pixel."""
     image = np.ones((4, 4, 1))
     image[0, 0] = np.nan
-    # Position (-0.5, 2.0): taps at x = -1, which clamps to column 0, and at x = 0 of row 2.
+    # Position (-0.5, 2.0): taps at x = -1, which is clipped to column 0, and at x = 0 of row 2.
     points = np.array([[oracles.normalise(-0.5, 4, False), oracles.normalise(2.0, 4, False)]])
     output, _, gradient = run(image, points)
     np.testing.assert_array_equal(output, [[0.5]])
-    # Two pixels a unit in x; in y the step from row 2 to row 3 is none.
+    # Two pixels per unit in x; in y, rows 2 and 3 are equal.
     np.testing.assert_array_equal(gradient, [[2.0, 0.0]])
 
 
 @pytest.mark.parametrize("pixel", [np.nan, np.inf])
-def test_bad_neighbour_inside_leaks(pixel: float) -> None:
-    """A tap inside with weight zero is read, as in PyTorch: zero times a NaN is a NaN."""
+def test_non_finite_pixel_with_weight_zero_gives_nan(pixel: float) -> None:
+    """As in PyTorch, taps inside are read even with weight 0, and 0 times NaN is NaN."""
     image = np.ones((1, 4, 1))
     image[0, 2] = pixel
-    # Exactly on pixel 1, whose right neighbour has weight zero; pixel 3 has none inside.
+    # Pixel 1 has the non-finite neighbour with weight 0; the neighbour of pixel 3 is outside.
     points = np.stack([oracles.normalise([1, 3, 0], 4, False), np.zeros(3)], axis=-1)
     output, _, _ = run(image, points)
     np.testing.assert_array_equal(np.isnan(output.ravel()), [True, False, False])
@@ -202,8 +203,8 @@ def test_bad_neighbour_inside_leaks(pixel: float) -> None:
 
 @pytest.mark.parametrize("channels", [1, 5])
 @pytest.mark.parametrize("pixel", [np.inf, -np.inf])
-def test_infinite_pixel_has_infinite_slopes(pixel: float, channels: int) -> None:
-    """Rising to it and falling from it, in x and in y, as in PyTorch: infinite, but a number."""
+def test_infinite_pixel_gives_infinite_gradients(pixel: float, channels: int) -> None:
+    """As in PyTorch, gradients in x and y around the pixel are infinite, not NaN."""
     image = np.ones((4, 4, channels))
     image[1, 2] = pixel
     points = oracles.normalise([[1.25, 0.75], [2.25, 0.75], [1.25, 1.75], [2.25, 1.75]], 4, False)
@@ -213,11 +214,10 @@ def test_infinite_pixel_has_infinite_slopes(pixel: float, channels: int) -> None
 
 
 @every_option
-def test_zeros_and_denormals(options: dict[str, Any]) -> None:
-    """Minus zero, plus zero and the least floats are one coordinate."""
+def test_signed_zeros_and_denormals_are_equal_coordinates(options: dict[str, Any]) -> None:
     tiny = [0.0, -0.0, 1e-45, -1e-45, 1e-39, -1e-39]
     points = [[x, y] for x in tiny for y in tiny]
-    # Sizes whose middle is no tie, where the least float might decide.
+    # Odd sizes, because at an even size the centre is a tie that tiny floats could decide.
     image = random_image(5, 3)
     output, _, to_points = run(image, points, **options)
     np.testing.assert_array_equal(output, np.broadcast_to(output[:1], output.shape))
@@ -226,8 +226,7 @@ def test_zeros_and_denormals(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
 @pytest.mark.parametrize("padding_mode", oracles.PADDING_MODES)
-def test_bad_theta(padding_mode: str, bad: float) -> None:
-    """Through spatial_transform: a diverged network gives a finite picture and no crash."""
+def test_non_finite_or_huge_theta_gives_a_finite_output(padding_mode: str, bad: float) -> None:
     image = jnp.asarray(random_image(6, 5), jnp.float32)
 
     @jax.jit
@@ -241,7 +240,7 @@ def test_bad_theta(padding_mode: str, bad: float) -> None:
         assert np.isfinite(warp(theta)).all()
 
 
-def test_float64_coordinates_beyond_float32() -> None:
+def test_float64_coordinates_beyond_the_range_of_float32() -> None:
     image = random_image(4, 5)
     points = np.array([[1e300, 0.1], [-1e300, 0.1], [0.1, 1e308], [-1.7e308, 1.7e308]])
     with jax.enable_x64(True):

@@ -1,7 +1,7 @@
-"""Derivatives of the sampler: numerical, one-sided, transposed, forward, second order.
+"""Derivatives of the sampler: finite differences, one-sided, both modes, second order, memory.
 
-What is tested for many options is not jitted, and has one shape of image and points: operations are
-then shared by the cases, where whole programs are not, and compiling takes most of the time.
+Tests over many options are not jitted and share the shapes of image and points, because compilation
+takes most of the time: the cases share compiled operations, but not compiled programs.
 """
 
 import functools
@@ -15,17 +15,17 @@ import pytest
 
 import stn_jax
 from tests import oracles
-from tests.options import OPTIONS, each, every_option
+from tests.options import OPTIONS, every_option, parametrize_options
 
 SMOOTH = [options for options in OPTIONS if options["mode"] != "nearest"]
-# One family for each mode and padding, the conventions alternating: the slower laws.
+# For slower tests: each mode and padding once, with alternating align_corners.
 FEW = [options for i, options in enumerate(SMOOTH) if i % 4 in (0, 3)]
 SHAPE, COUNT = (3, 4), 20
 
 
 @pytest.fixture(autouse=True)
 def float64() -> Any:
-    """Finite differences need it."""
+    """Enables float64, which finite differences need."""
     with jax.enable_x64(True):
         yield
 
@@ -33,20 +33,20 @@ def float64() -> Any:
 def between_pixels(
     shape: tuple[int, ...], count: int, align_corners: bool, reach: float = 1.6
 ) -> np.ndarray:
-    """Random points at least 0.05 px from every position where a derivative may jump."""
+    """Random points at least 0.05 px from every position at which a derivative may jump."""
     random = np.random.default_rng(len(shape))
     axes = []
     for size in reversed(shape):
         low, high = -reach * size, (1 + reach) * size
-        # Whole and half pixels hold all kinks: taps, borders and both kinds of mirrors.
+        # All jumps (taps, borders, both kinds of reflection) are at whole and half pixels.
         half = np.floor(random.uniform(2 * low, 2 * high, count))
         position = (half + random.uniform(0.1, 0.9, count)) / 2
         axes.append(oracles.normalise(position, size, align_corners))
     return np.stack(axes, axis=-1)
 
 
-def on_a_row(options: dict[str, Any]) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Sampling of five pixels in a row at pixel positions, corners aligned: exact in float64."""
+def row_sampler(options: dict[str, Any]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """A function that samples a row of five pixels at pixel positions, exactly in float64."""
 
     def sample(row: jax.Array, position: jax.Array) -> jax.Array:
         points = jnp.stack([position / 2 - 1, jnp.zeros_like(position)], axis=-1)
@@ -55,9 +55,11 @@ def on_a_row(options: dict[str, Any]) -> Callable[[jax.Array, jax.Array], jax.Ar
     return sample
 
 
-@each(SMOOTH)
+@parametrize_options(SMOOTH)
 @pytest.mark.parametrize("shape", [SHAPE, (2, 3, 3)], ids=str)
-def test_finite_differences(options: dict[str, Any], shape: tuple[int, ...]) -> None:
+def test_point_gradients_equal_finite_differences(
+    options: dict[str, Any], shape: tuple[int, ...]
+) -> None:
     image = jnp.asarray(np.random.default_rng(0).normal(size=(*shape, 2)))
     points = jnp.asarray(between_pixels(shape, COUNT, options["align_corners"]))
     weights = np.random.default_rng(1).normal(size=(COUNT, 2))
@@ -66,11 +68,11 @@ def test_finite_differences(options: dict[str, Any], shape: tuple[int, ...]) -> 
         return (stn_jax.grid_sample(image, points, **options) * weights).sum(-1)
 
     gradient, step = jax.grad(lambda p: per_point(p).sum())(points), 1e-6
-    # A point moves only its own output, so all points step together along one axis.
+    # A point affects only its own output, so all points are shifted together along one axis.
     for axis in range(len(shape)):
         shift = step * np.eye(len(shape))[axis]
-        slope = (per_point(points + shift) - per_point(points - shift)) / (2 * step)
-        np.testing.assert_allclose(gradient[:, axis], slope, rtol=1e-6, atol=1e-7)
+        numerical = (per_point(points + shift) - per_point(points - shift)) / (2 * step)
+        np.testing.assert_allclose(gradient[:, axis], numerical, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -87,22 +89,24 @@ def test_finite_differences(options: dict[str, Any], shape: tuple[int, ...]) -> 
         ("nearest", "reflection", [0, 0, 0, 0, 0]),
     ],
 )
-def test_on_pixels_known(mode: str, padding_mode: str, expected: list[float]) -> None:
-    """PyTorch's numbers for 0, 1, 4, 9, 16: the right derivative, and none at a clipped end."""
-    sample = on_a_row({"mode": mode, "padding_mode": padding_mode})
+def test_gradients_on_pixels_equal_torch(
+    mode: str, padding_mode: str, expected: list[float]
+) -> None:
+    """Right-hand derivatives, and 0 where a coordinate is clipped."""
+    sample = row_sampler({"mode": mode, "padding_mode": padding_mode})
     row = jnp.asarray([0.0, 1.0, 4.0, 9.0, 16.0])
     reverse = jax.grad(lambda p: sample(row, p).sum())(jnp.arange(5.0))
-    # A point moves only its own output, so all step together.
+    # A point affects only its own output, so one tangent serves all points.
     _, forward = jax.jvp(functools.partial(sample, row), (jnp.arange(5.0),), (jnp.ones(5),))
     np.testing.assert_array_equal(reverse, expected)
     np.testing.assert_array_equal(forward, expected)
 
 
-def test_around_the_border() -> None:
-    """None on the border, the slope inside by the least step there is, none outside."""
-    sample = on_a_row({"padding_mode": "border"})
+def test_gradient_is_zero_on_the_border_and_outside() -> None:
+    """The smallest step into the image has the derivative of the inside."""
+    sample = row_sampler({"padding_mode": "border"})
     row = jnp.asarray([0.0, 1.0, 4.0, 9.0, 16.0])
-    # Steps in the normalised coordinate, where 2^-52 is the least at 1.
+    # In normalised coordinates, 2^-52 is the spacing of floats at 1.
     step = 2 * 2.0**-52
     position = jnp.asarray([-step, 0.0, step, 4 - step, 4.0, 4 + 2 * step])
     gradient = jax.jit(jax.grad(lambda p: sample(row, p).sum()))(position)
@@ -111,7 +115,7 @@ def test_around_the_border() -> None:
 
 @every_option
 def test_image_gradient_is_the_transpose(options: dict[str, Any]) -> None:
-    """<sample(u), v> = <u, vjp(v)>, since sampling is linear in the image."""
+    """<sample(u), v> = <u, vjp(v)>, because sampling is linear in the image."""
     random = np.random.default_rng(5)
     points = jnp.asarray(random.uniform(-2, 2, (COUNT, 2)))
     u, image = jnp.asarray(random.normal(size=(2, *SHAPE, 2)))
@@ -120,7 +124,7 @@ def test_image_gradient_is_the_transpose(options: dict[str, Any]) -> None:
     _, vjp = jax.vjp(lambda i: sample(i, points), image)
     (scattered,) = vjp(v)
     np.testing.assert_allclose((sample(u, points) * v).sum(), (u * scattered).sum(), atol=1e-12)
-    # Nothing is lost or made: weights sum to one, but for taps outside under zeros padding.
+    # Weights sum to one, except for taps outside with zeros padding.
     if options["padding_mode"] == "zeros":
         weights = sample(jnp.ones_like(image), points)
         np.testing.assert_allclose(scattered.sum(), (weights * v).sum(), atol=1e-12)
@@ -149,9 +153,9 @@ def test_forward_mode_is_the_transpose_of_reverse(options: dict[str, Any]) -> No
     np.testing.assert_allclose(forward, reverse, rtol=1e-12, atol=1e-12)
 
 
-@each(SMOOTH)
-def test_second_derivatives(options: dict[str, Any]) -> None:
-    """All four blocks of the Hessian to (image, points), along a direction in each argument."""
+@parametrize_options(SMOOTH)
+def test_second_derivatives_equal_finite_differences(options: dict[str, Any]) -> None:
+    """All four blocks of the Hessian with respect to (image, points), along random directions."""
     random = np.random.default_rng(8)
     at = (
         jnp.asarray(random.normal(size=(*SHAPE, 2))),
@@ -160,7 +164,7 @@ def test_second_derivatives(options: dict[str, Any]) -> None:
     weights = random.normal(size=(COUNT, 2))
 
     def loss(image: jax.Array, points: jax.Array) -> jax.Array:
-        # Squared, so that the image block is not zero either.
+        # Squared, so that the block of the image is not zero.
         return ((stn_jax.grid_sample(image, points, **options) * weights) ** 2).sum()
 
     gradient, step = jax.grad(loss, (0, 1)), 1e-6
@@ -179,16 +183,16 @@ def test_second_derivatives(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-def test_reverse_over_reverse(mode: str) -> None:
-    """A gradient penalty: the gradient of a gradient's norm, in reverse twice."""
+def test_gradient_of_a_gradient_penalty_equals_finite_differences(mode: str) -> None:
+    """Reverse mode over reverse mode."""
     random = np.random.default_rng(9)
     image = jnp.asarray(random.normal(size=(*SHAPE, 2)))
     points = jnp.asarray(between_pixels(SHAPE, COUNT, False, reach=0.0))
     direction, step = random.normal(size=points.shape), 1e-6
 
     def penalty(points: jax.Array) -> jax.Array:
-        slopes = jax.grad(lambda p: stn_jax.grid_sample(image, p, mode=mode).sum())(points)
-        return (slopes**2).sum()
+        gradient = jax.grad(lambda p: stn_jax.grid_sample(image, p, mode=mode).sum())(points)
+        return (gradient**2).sum()
 
     up, down = (penalty(points + s * direction) for s in (step, -step))
     numerical = (up - down) / (2 * step)
@@ -196,9 +200,9 @@ def test_reverse_over_reverse(mode: str) -> None:
     np.testing.assert_allclose(jnp.vdot(jax.grad(penalty)(points), direction), numerical, rtol=1e-5)
 
 
-@each([{"mode": "bilinear", "padding_mode": name} for name in oracles.PADDING_MODES])
-def test_all_orders_of_forward_and_reverse(options: dict[str, Any]) -> None:
-    """Second derivatives along a direction, each mode over each."""
+@parametrize_options([{"mode": "bilinear", "padding_mode": p} for p in oracles.PADDING_MODES])
+def test_forward_and_reverse_mode_nest_in_any_order(options: dict[str, Any]) -> None:
+    """Second derivatives along a direction."""
     random = np.random.default_rng(14)
     arguments = (
         jnp.asarray(random.normal(size=(*SHAPE, 2))),
@@ -213,8 +217,8 @@ def test_all_orders_of_forward_and_reverse(options: dict[str, Any]) -> None:
         return lambda *at: jax.jvp(function, at, direction)[1]
 
     def inner(image: jax.Array, points: jax.Array) -> jax.Array:
-        slopes = jax.grad(loss, (0, 1))(image, points)
-        return sum(jnp.vdot(a, b) for a, b in zip(slopes, direction, strict=True))
+        gradients = jax.grad(loss, (0, 1))(image, points)
+        return sum(jnp.vdot(a, b) for a, b in zip(gradients, direction, strict=True))
 
     forward_reverse = along(jax.grad(loss, (0, 1)))(*arguments)
     reverse_forward = jax.grad(along(loss), (0, 1))(*arguments)
@@ -227,8 +231,8 @@ def test_all_orders_of_forward_and_reverse(options: dict[str, Any]) -> None:
     np.testing.assert_allclose(forward_forward, expected, rtol=1e-9)
 
 
-def test_gradient_to_the_fill() -> None:
-    """The weight of what lies outside, and exactly nothing from samples inside."""
+def test_gradient_to_the_fill_is_the_weight_outside() -> None:
+    """Samples inside contribute exactly nothing, even if their cotangent is NaN."""
     image, points = jnp.ones((4, 4, 2)), jnp.asarray([[0.1, 0.2], [-1.0, 0.0], [5.0, 5.0]])
     weights = jnp.asarray([[jnp.nan, 1], [2, 3], [5, 7]])
 
@@ -239,7 +243,7 @@ def test_gradient_to_the_fill() -> None:
 
 
 @pytest.mark.parametrize("padding_mode", ["border", "reflection"])
-def test_fill_is_for_zeros_only(padding_mode: str) -> None:
+def test_nan_fill_is_ignored_unless_padding_is_zeros(padding_mode: str) -> None:
     image, points = jnp.arange(9.0).reshape(3, 3, 1), jnp.asarray([[1.0, 1.0], [5.0, 0.0]])
 
     @jax.jit
@@ -248,13 +252,12 @@ def test_fill_is_for_zeros_only(padding_mode: str) -> None:
             image, points, fill=fill, padding_mode=padding_mode, align_corners=True
         )
 
-    found = sample(jnp.nan)
-    np.testing.assert_array_equal(found, sample(0.0))
-    assert np.isfinite(found).all()
+    output = sample(jnp.nan)
+    np.testing.assert_array_equal(output, sample(0.0))
+    assert np.isfinite(output).all()
 
 
-def test_steps_of_points_that_are_nowhere() -> None:
-    """In forward mode a point that is at infinity has no slope, however fast it got there."""
+def test_infinite_points_with_infinite_tangents_have_derivative_zero() -> None:
 
     def sample(a: jax.Array) -> jax.Array:
         return stn_jax.grid_sample(jnp.ones((3, 3, 1)), jnp.stack([jnp.exp(a), a])[None])[0, 0]
@@ -264,11 +267,11 @@ def test_steps_of_points_that_are_nowhere() -> None:
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("shape", [(8, 8), (7, 12)], ids=str)
-def test_theta_at_the_identity(shape: tuple[int, int], align_corners: bool) -> None:
-    """Where a spatial transformer starts: finite, no entry zero, the right-hand slope of each tap.
+def test_theta_gradient_at_the_identity(shape: tuple[int, int], align_corners: bool) -> None:
+    """At the initial theta of a spatial transformer, the gradient is finite without zero entries.
 
-    All positions are whole pixels there. A pixel's slope to x is the step to its right neighbour,
-    so d/dtheta is the sum of those steps times the target points, whatever way theta moves.
+    All positions are whole pixels. The derivative of a pixel in x is the difference to its right
+    neighbour, so the gradient is the sum of these differences times the target points.
     """
     random = np.random.default_rng(10)
     image, weights = random.normal(size=(2, *shape, 1))
@@ -285,15 +288,15 @@ def test_theta_at_the_identity(shape: tuple[int, int], align_corners: bool) -> N
     padded = np.pad(image[..., 0], ((0, 1), (0, 1)))
     right, below = padded[:-1, 1:] - image[..., 0], padded[1:, :-1] - image[..., 0]
     scale = [(n - 1) / 2 if align_corners else n / 2 for n in reversed(shape)]
-    slopes = np.stack([right * scale[0], below * scale[1]], axis=-1) * weights
+    derivatives = np.stack([right * scale[0], below * scale[1]], axis=-1) * weights
     ones = np.concatenate([points, np.ones((*shape, 1))], axis=-1)
-    expected = np.einsum("hwi,hwj->ij", slopes, ones).ravel()
+    expected = np.einsum("hwi,hwj->ij", derivatives, ones).ravel()
     assert np.all(np.abs(expected) > 1e-3)
     np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-9)
 
 
-def test_theta_translation_one_sided_difference() -> None:
-    """At the identity a step to the right gives the same slope; a step to the left does not."""
+def test_translation_gradient_at_the_identity_is_the_right_hand_derivative() -> None:
+    """The difference quotient to the right equals the gradient; the one to the left does not."""
     random = np.random.default_rng(12)
     image, weights = random.normal(size=(2, 6, 9, 1))
 
@@ -313,8 +316,8 @@ def test_theta_translation_one_sided_difference() -> None:
         assert abs(float(left - right)) > 0.1
 
 
-@each(FEW)
-def test_checkpoint_changes_nothing(options: dict[str, Any]) -> None:
+@parametrize_options(FEW)
+def test_checkpoint_does_not_change_gradients(options: dict[str, Any]) -> None:
     random = np.random.default_rng(13)
     image = jnp.asarray(random.normal(size=(*SHAPE, 2)))
     points = jnp.asarray(random.uniform(-1.5, 1.5, (COUNT, 2)))
@@ -329,11 +332,11 @@ def test_checkpoint_changes_nothing(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-def test_memory_between_the_passes(mode: str) -> None:
-    """What reverse mode keeps grows with image and points, not with taps times channels."""
+def test_residuals_do_not_grow_with_taps_times_channels(mode: str) -> None:
+    """Reverse mode stores arrays of the size of image and points only."""
     image, points = jnp.ones((8, 8, 32)), jnp.zeros((1000, 2))
     sample = functools.partial(stn_jax.grid_sample, mode=mode)
     vjp = jax.eval_shape(lambda *at: jax.vjp(sample, *at)[1], image, points)
-    kept = sum(leaf.size for leaf in jax.tree.leaves(vjp))
+    stored = sum(leaf.size for leaf in jax.tree.leaves(vjp))
     taps = 4 if mode == "bilinear" else 16
-    assert kept < image.size + 4 * taps * len(points), f"{kept} numbers are kept"
+    assert stored < image.size + 4 * taps * len(points), f"{stored} numbers are stored"

@@ -1,8 +1,7 @@
-"""The identity returns the image bit for bit, whatever its size, type, mode or align_corners.
+"""The identity returns the image bit for bit, for every size, dtype, mode and align_corners.
 
-A wrong formula for the source points is off on most widths, not on all, so every width counts.
-Two widths share one image, and one program answers both values of align_corners, because the time
-goes into compiling.
+A wrong formula for the source points fails at most widths but not at all, so many are tested. To
+limit compilation, each image tests two sizes, and each program both values of align_corners.
 """
 
 import functools
@@ -19,16 +18,16 @@ from stn_jax import transforms
 from tests import oracles
 
 SIZES = [*range(1, 258), 511, 512, 1000, 1024]
-# Small with large, so that no image is large in both directions.
+# Small sizes are paired with large ones, so that no image is large in both directions.
 SHAPES = list(zip(SIZES, SIZES[::-1], strict=True))[: len(SIZES) // 2 + 1]
 DTYPES = ["float32", "bfloat16", "float16", "float64"]
-# Sizes at which formulas that pass through [-1, 1] went wrong most often.
+# Sizes at which formulas that go through [-1, 1] failed most often.
 SOME_SHAPES = [(13, 224), (1, 33), (97, 64), (50, 83)]
 
 
 @functools.partial(jax.jit, static_argnames=("mode", "transform"))
 def warp_both(image: jax.Array, theta: jax.Array, mode: str, transform: Any) -> list[jax.Array]:
-    """One program for both conventions; theta is an argument, so nothing folds it away."""
+    """Warps with both values of align_corners; theta is an argument to prevent constant folding."""
     return [
         stn_jax.spatial_transform(image, theta, transform, mode=mode, align_corners=corners)
         for corners in (False, True)
@@ -51,7 +50,7 @@ def identity(transform: Any, dtype: str) -> jax.Array:
 
 
 @pytest.mark.parametrize("start", range(0, len(SHAPES), 10))
-def test_every_size(start: int) -> None:
+def test_identity_is_exact_at_every_size(start: int) -> None:
     for shape in SHAPES[start : start + 10]:
         image = random_image(shape, "float32")
         for output in warp_both(
@@ -62,7 +61,7 @@ def test_every_size(start: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mode", oracles.MODES)
-def test_every_mode_and_type(mode: str, dtype: str) -> None:
+def test_identity_is_exact_for_every_mode_and_dtype(mode: str, dtype: str) -> None:
     with jax.enable_x64(dtype == "float64"):
         theta = identity(transforms.affine, dtype)
         for shape in SOME_SHAPES:
@@ -72,8 +71,7 @@ def test_every_mode_and_type(mode: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_theta_of_half_precision(dtype: str) -> None:
-    """The identity's ones and zeros are exact in any type, so the image must be too."""
+def test_identity_in_half_precision_is_exact(dtype: str) -> None:
     image = random_image((61, 300), dtype)
     theta = jnp.asarray(transforms.affine.identity, dtype)
     for output in warp_both(image, theta, "bilinear", transforms.affine):
@@ -82,7 +80,7 @@ def test_theta_of_half_precision(dtype: str) -> None:
 
 @pytest.mark.parametrize("mode", oracles.MODES)
 @pytest.mark.parametrize("shape", [(7, 83, 12), (1, 3, 50)], ids=str)
-def test_volumes(mode: str, shape: tuple[int, ...]) -> None:
+def test_identity_is_exact_for_volumes(mode: str, shape: tuple[int, ...]) -> None:
     image = random_image(shape, "float32")
     theta = identity(transforms.affine_3d, "float32")
     for output in warp_both(image, theta, mode, transforms.affine_3d):
@@ -93,7 +91,7 @@ def test_volumes(mode: str, shape: tuple[int, ...]) -> None:
     "name",
     ["translation", "rotation", "translation_scale", "similarity", "affine", "projective"],
 )
-def test_every_linear_transform(name: str) -> None:
+def test_identity_is_exact_for_every_linear_transform(name: str) -> None:
     transform = getattr(transforms, name)
     for shape in [(13, 224), (97, 83)]:
         image = random_image(shape, "float32")
@@ -101,16 +99,16 @@ def test_every_linear_transform(name: str) -> None:
             assert_bitwise(output, image)
 
 
-def test_without_jit() -> None:
-    """Operation by operation no multiply-add is fused, so the rounding differs from jit's."""
+def test_identity_is_exact_without_jit() -> None:
+    """Without jit no multiply-adds are fused, so the rounding differs."""
     theta = identity(transforms.affine, "float32")
     for shape, mode in itertools.product([(13, 224), (97, 83)], oracles.MODES):
         image = random_image(shape, "float32")
         assert_bitwise(stn_jax.spatial_transform(image, theta, transforms.affine, mode=mode), image)
 
 
-def test_batches() -> None:
-    """Under vmap, each example with a theta of its own."""
+def test_identity_is_exact_under_vmap() -> None:
+    """Each example has its own theta."""
     images = jnp.stack([random_image((29, 83), "float32") * k for k in (1.0, -2.0, 3.0)])
     thetas = jnp.tile(identity(transforms.affine, "float32"), (3, 1))
     for output in jax.vmap(lambda i, t: warp_both(i, t, "bilinear", transforms.affine))(
@@ -120,8 +118,8 @@ def test_batches() -> None:
 
 
 @pytest.mark.parametrize("value", [3e38, -3e38, 65504.0, 1.2e-38])
-def test_extreme_values(value: float) -> None:
-    """Neighbours of opposite extremes: a difference of them overflows, a weighted sum does not."""
+def test_identity_is_exact_for_extreme_values(value: float) -> None:
+    """The difference of neighbouring pixels overflows; their weighted sum does not."""
     image = jnp.asarray(np.where(np.indices((12, 50)).sum(0) % 2, value, -value), jnp.float32)
     theta = identity(transforms.affine, "float32")
     for output in warp_both(image[..., None], theta, "bilinear", transforms.affine):

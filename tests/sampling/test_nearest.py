@@ -1,4 +1,4 @@
-"""The nearest pixel: ties to even, labels kept, gradients exact."""
+"""Mode nearest: ties round to even, labels are preserved, gradients are exact."""
 
 import functools
 
@@ -11,13 +11,14 @@ import stn_jax
 from tests import oracles
 
 TIES = np.array([-0.5, 0.5, 1.5, 2.5, 3.5, 4.5])
-# Beyond the last pixel the rounded position decides: 4.5 becomes 4, the last of five.
-EVEN = [0, 0, 2, 2, 4, 4]
+# For every padding. 4.5 rounds to the last pixel, 4; border clips it to 4 first, and reflection
+# maps it to 3.5, which rounds to 4 too.
+EXPECTED = [0, 0, 2, 2, 4, 4]
 every_padding = pytest.mark.parametrize("padding_mode", oracles.PADDING_MODES)
 
 
-def at_ties(axis: int, n: int, padding_mode: str) -> np.ndarray:
-    """Five pixels 0 … 4 along grid axis `axis` of n, sampled at the ties."""
+def sample_at_ties(axis: int, n: int, padding_mode: str) -> np.ndarray:
+    """Samples pixels 0 … 4 along grid axis `axis` of `n` at the ties."""
     shape = [1] * n + [1]
     shape[n - 1 - axis] = 5
     points = np.zeros((len(TIES), n))
@@ -34,20 +35,16 @@ def at_ties(axis: int, n: int, padding_mode: str) -> np.ndarray:
 
 @every_padding
 @pytest.mark.parametrize(("axis", "n"), [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3)])
-def test_ties_go_to_even(axis: int, n: int, padding_mode: str) -> None:
-    """The same pixels on every axis, in two and three dimensions."""
-    expected = EVEN
-    if padding_mode != "zeros":
-        # Folded first: 4.5 is clipped to 4 or mirrored to 3.5, and both round to 4.
-        expected = [0, 0, 2, 2, 4, 4]
-    np.testing.assert_array_equal(at_ties(axis, n, padding_mode), expected)
+def test_ties_round_to_even(axis: int, n: int, padding_mode: str) -> None:
+    """On every axis, in two and three dimensions."""
+    np.testing.assert_array_equal(sample_at_ties(axis, n, padding_mode), EXPECTED)
 
 
 @every_padding
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "uint16"])
 @pytest.mark.parametrize("n", [2, 3])
-def test_labels_keep_their_type_and_values(dtype: str, n: int, padding_mode: str) -> None:
-    """Large labels, which a detour through float32 would round."""
+def test_labels_keep_dtype_and_value(dtype: str, n: int, padding_mode: str) -> None:
+    """The labels are large, so that a conversion to float32 would round them."""
     top = np.iinfo(dtype).max
     labels = np.array([top, top - 1, top - 2, 1], dtype)
     random = np.random.default_rng(0)
@@ -57,13 +54,13 @@ def test_labels_keep_their_type_and_values(dtype: str, n: int, padding_mode: str
         jnp.asarray(image), jnp.asarray(grid), mode="nearest", padding_mode=padding_mode
     )
     assert output.dtype == dtype
-    # The oracle on indices of labels: float64 holds every label here, but let it not matter.
+    # The oracle samples indices of labels, so that its float64 cannot round a label.
     index = np.argmax(image[..., None] == labels, axis=-1) + 1
     expected = oracles.grid_sample(index, grid, "nearest", padding_mode).astype(int)
     np.testing.assert_array_equal(output, np.concatenate([[0], labels]).astype(dtype)[expected])
 
 
-def test_booleans_keep_their_type() -> None:
+def test_boolean_images_stay_boolean() -> None:
     mask = jnp.asarray([[[True], [False]], [[False], [True]]])
     points = jnp.asarray([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [3.0, 0.0]])
     output = stn_jax.grid_sample(mask, points, mode="nearest")
@@ -71,8 +68,7 @@ def test_booleans_keep_their_type() -> None:
     np.testing.assert_array_equal(output.ravel(), [True, False, True, False])
 
 
-def test_label_for_the_outside() -> None:
-    """`fill` reaches an integer image as the label that it is."""
+def test_fill_is_an_integer_label_in_integer_images() -> None:
     image = jnp.ones((2, 2, 1), jnp.int32)
     points = jnp.asarray([[0.0, 0.0], [5.0, 0.0], [0.0, -5.0], [jnp.nan, 0.0]])
     output = stn_jax.grid_sample(image, points, mode="nearest", fill=255)
@@ -82,8 +78,8 @@ def test_label_for_the_outside() -> None:
 
 @every_padding
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_gradients(padding_mode: str, align_corners: bool) -> None:
-    """To the grid exactly zero; to the image the number of times that each pixel was read."""
+def test_gradients_of_nearest(padding_mode: str, align_corners: bool) -> None:
+    """Exactly zero to the grid; to the image, the number of times that each pixel is read."""
     random = np.random.default_rng(2)
     image = jnp.asarray(random.normal(size=(3, 4, 1)), jnp.float32)
     grid = random.uniform(-2, 2, (200, 2)).astype(np.float32)

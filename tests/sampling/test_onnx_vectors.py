@@ -1,4 +1,4 @@
-"""Inputs and outputs that ONNX publishes for its operators GridSample and AffineGrid."""
+"""The test vectors that ONNX publishes for its operators GridSample and AffineGrid."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +18,8 @@ NODES = Path(onnx.__file__).parent / "backend" / "test" / "data" / "node"
 GRID_SAMPLE = sorted(path.name for path in NODES.glob("test_gridsample*"))
 AFFINE_GRID = sorted(path.name for path in NODES.glob("test_affine_grid*"))
 MODES = {"linear": "bilinear", "cubic": "bicubic", "nearest": "nearest"}
-# The digits of this one were printed with four decimals before they were stored.
-PRINTED = "test_gridsample_bicubic"
+# This case is stored with four decimals only.
+FOUR_DECIMALS = "test_gridsample_bicubic"
 
 SUBJECTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "library": (stn_jax.grid_sample, stn_jax.affine_grid),
@@ -28,7 +28,7 @@ SUBJECTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 
 def tensors(name: str, kind: str) -> list[np.ndarray]:
-    """The arrays `input_0`, `input_1`, … or `output_0`, … of one published case."""
+    """The arrays `input_0`, `input_1`, … or `output_0`, … of a published case."""
     paths = sorted((NODES / name / "test_data_set_0").glob(f"{kind}_*.pb"))
     return [
         onnx.numpy_helper.to_array(onnx.TensorProto.FromString(path.read_bytes())) for path in paths
@@ -40,13 +40,13 @@ def attributes(name: str) -> dict[str, Any]:
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
-def test_every_published_case_is_here() -> None:
+def test_all_published_cases_are_found() -> None:
     assert (len(GRID_SAMPLE), len(AFFINE_GRID)) == (18, 8)
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize("name", GRID_SAMPLE)
-def test_grid_sample(name: str, subject: str) -> None:
+def test_grid_sample_equals_onnx(name: str, subject: str) -> None:
     images, grids = tensors(name, "input")
     (expected,) = tensors(name, "output")
     given = attributes(name)
@@ -59,16 +59,16 @@ def test_grid_sample(name: str, subject: str) -> None:
     for image, grid, output in zip(images, grids, expected, strict=True):
         actual = sample(jnp.asarray(np.moveaxis(image, 0, -1)), jnp.asarray(grid), **options)
         np.testing.assert_allclose(
-            np.moveaxis(actual, -1, 0), output, rtol=0, atol=1e-4 if name == PRINTED else 1e-5
+            np.moveaxis(actual, -1, 0), output, rtol=0, atol=1e-4 if name == FOUR_DECIMALS else 1e-5
         )
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 @pytest.mark.parametrize("name", AFFINE_GRID)
-def test_affine_grid(name: str, subject: str) -> None:
+def test_affine_grid_equals_onnx(name: str, subject: str) -> None:
     thetas, size = tensors(name, "input")
     (expected,) = tensors(name, "output")
-    # The `_expanded` cases spell the operator out in 63 nodes, so the name is all that says it.
+    # The `_expanded` cases consist of 63 nodes without this attribute, so use the name.
     corners = "align_corners" in name
     shape = tuple(int(n) for n in size[2:])
     _, affine_grid = SUBJECTS[subject]
@@ -78,7 +78,7 @@ def test_affine_grid(name: str, subject: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["test_affine_grid_2d", "test_affine_grid_3d_align_corners"])
-def test_affine_grid_of_a_batch(name: str) -> None:
+def test_affine_grid_under_vmap_equals_onnx(name: str) -> None:
     thetas, size = tensors(name, "input")
     (expected,) = tensors(name, "output")
     shape, corners = tuple(int(n) for n in size[2:]), name.endswith("align_corners")

@@ -1,4 +1,4 @@
-"""What lies outside the image."""
+"""Padding: values outside the image."""
 
 import functools
 import itertools
@@ -13,11 +13,11 @@ import stn_jax
 from tests import oracles
 
 every_mode = pytest.mark.parametrize("mode", oracles.MODES)
-every_corner = pytest.mark.parametrize("align_corners", [False, True])
+both_corners = pytest.mark.parametrize("align_corners", [False, True])
 
 
-def along_x(values: Any, position: Any, align_corners: bool, **options: Any) -> np.ndarray:
-    """Samples a row of pixels at pixel positions, y in the middle of its only row."""
+def sample_row(values: Any, position: Any, align_corners: bool, **options: Any) -> np.ndarray:
+    """Samples a single row of pixels at pixel positions, with y at its centre."""
     row = jnp.asarray(values, jnp.float32).reshape(1, -1, 1)
     x = oracles.normalise(position, row.shape[1], align_corners)
     points = jnp.asarray(np.stack([x, np.zeros_like(x)], axis=-1), jnp.float32)
@@ -26,17 +26,17 @@ def along_x(values: Any, position: Any, align_corners: bool, **options: Any) -> 
 
 
 @pytest.mark.parametrize("fill", [0.0, 2.0])
-def test_zeros_fade_over_one_pixel(fill: float) -> None:
-    """A quarter pixel beyond the last centre, a quarter of the weight falls outside."""
+def test_zeros_padding_fades_to_the_fill_over_one_pixel(fill: float) -> None:
+    """A quarter pixel beyond the centre of the last pixel, a quarter of the weight is outside."""
     row = [8.0, 4.0, 4.0, 12.0]
     position = [3.25, 3.5, 3.75, 4.0, 5.0, -0.25, -0.5, -1.0]
     inside = np.array([0.75, 0.5, 0.25, 0, 0, 0.75, 0.5, 0])
     edge = np.array([12.0] * 5 + [8.0] * 3)
-    output = along_x(row, position, align_corners=False, fill=fill)
+    output = sample_row(row, position, align_corners=False, fill=fill)
     np.testing.assert_array_equal(output, inside * edge + (1 - inside) * fill)
 
 
-def test_zeros_halve_the_edge() -> None:
+def test_zeros_padding_halves_values_at_the_outer_edges() -> None:
     """Without align_corners, -1 and 1 are the outer edges of the first and the last pixel."""
     image = jnp.asarray([[[2.0], [4.0]], [[6.0], [8.0]]])
     points = jnp.asarray([[-1.0, -0.5], [1.0, 0.5], [-1.0, -1.0], [1.0, 1.0]])
@@ -45,9 +45,11 @@ def test_zeros_halve_the_edge() -> None:
 
 
 @every_mode
-@every_corner
+@both_corners
 @pytest.mark.parametrize("fill", [0.0, -3.5])
-def test_far_outside(mode: str, align_corners: bool, fill: float) -> None:
+def test_zeros_give_fill_and_border_the_edge_far_outside(
+    mode: str, align_corners: bool, fill: float
+) -> None:
     image = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4, 2)), jnp.float32)
     points = jnp.asarray([[-10.0, -10.0], [10.0, -10.0], [-10.0, 10.0], [10.0, 10.0]])
     sample = functools.partial(
@@ -59,7 +61,7 @@ def test_far_outside(mode: str, align_corners: bool, fill: float) -> None:
 
 
 REFLECTED = [
-    # px,   corners, edges
+    # position, result with align_corners, result without
     (-4, 2, 3),
     (-3, 3, 2),
     (-2, 2, 1),
@@ -78,26 +80,26 @@ REFLECTED = [
 ]
 
 
-@every_corner
-def test_reflection_known(align_corners: bool) -> None:
-    """Positions on four pixels 0, 1, 2, 3: about the end pixels, or about the outer edges."""
+@both_corners
+def test_reflection_at_known_positions(align_corners: bool) -> None:
+    """Pixels 0, 1, 2, 3, reflected about the centres of the end pixels or about the outer edges."""
     position = [row[0] for row in REFLECTED]
     expected = [row[1 if align_corners else 2] for row in REFLECTED]
-    output = along_x([0, 1, 2, 3], position, align_corners, padding_mode="reflection")
+    output = sample_row([0, 1, 2, 3], position, align_corners, padding_mode="reflection")
     np.testing.assert_allclose(output, expected, rtol=0, atol=2e-6)
 
 
 @every_mode
-@every_corner
-def test_reflection_repeats(mode: str, align_corners: bool) -> None:
-    """Two spans on, the picture comes again, more mirrors away than a byte can count."""
+@both_corners
+def test_reflection_is_periodic(mode: str, align_corners: bool) -> None:
+    """The image repeats every two widths, even after more reflections than a byte can count."""
     random = np.random.default_rng(1)
     image, width = random.normal(size=(1, 5, 1)), 5
     span = width - 1 if align_corners else width
     position = random.uniform(0, width - 1, 20)
     with jax.enable_x64(True):
 
-        def at(position: np.ndarray) -> jax.Array:
+        def sample(position: np.ndarray) -> jax.Array:
             x = oracles.normalise(position, width, align_corners)
             return stn_jax.grid_sample(
                 jnp.asarray(image),
@@ -107,18 +109,18 @@ def test_reflection_repeats(mode: str, align_corners: bool) -> None:
                 align_corners=align_corners,
             )
 
-        here = at(position)
+        original = sample(position)
         for periods in (1, 7, 150, 2000, -150, -1001):
-            # A position of 2e4 px carries 4e-12 px of rounding, slopes are below 10.
-            there = at(position + 2 * span * periods)
-            np.testing.assert_allclose(there, here, rtol=0, atol=1e-10)
-            mirrored = at(2 * span * periods - position + (0 if align_corners else -1))
-            np.testing.assert_allclose(mirrored, here, rtol=0, atol=1e-10)
+            # A position of 2e4 px has 4e-12 px of rounding error, derivatives are below 10.
+            repeated = sample(position + 2 * span * periods)
+            np.testing.assert_allclose(repeated, original, rtol=0, atol=1e-10)
+            mirrored = sample(2 * span * periods - position + (0 if align_corners else -1))
+            np.testing.assert_allclose(mirrored, original, rtol=0, atol=1e-10)
 
 
 @every_mode
-def test_reflection_of_one_pixel(mode: str) -> None:
-    """With corners aligned, one pixel is all there is, and its position never moves."""
+def test_reflection_of_one_pixel_with_align_corners_is_constant(mode: str) -> None:
+    """The interval about which to reflect has length 0."""
     image = jnp.full((1, 1, 1), 7.0)
     points = jnp.asarray([[-5.0, 0.0], [0.3, 2.0], [1.0, -1.0], [9.0, 9.0]])
 
@@ -133,10 +135,10 @@ def test_reflection_of_one_pixel(mode: str) -> None:
 
 
 @every_mode
-@every_corner
+@both_corners
 @pytest.mark.parametrize("n", [2, 3])
-def test_fill_against_oracle(mode: str, align_corners: bool, n: int) -> None:
-    """Under zeros padding a tap outside reads `fill`, at the tap's weight; gradients follow."""
+def test_fill_equals_oracle(mode: str, align_corners: bool, n: int) -> None:
+    """With zeros padding, taps outside read `fill` with their weights."""
     random = np.random.default_rng(n)
     image, grid = random.normal(size=(*(4, 3, 5)[-n:], 2)), random.uniform(-2, 2, (30, n))
     cotangent = random.normal(size=(30, 2))
@@ -148,22 +150,22 @@ def test_fill_against_oracle(mode: str, align_corners: bool, n: int) -> None:
         expected = oracles.grid_sample(image, grid, **options)
         np.testing.assert_allclose(output, expected, rtol=0, atol=1e-12)
         expected = oracles.grid_sample_vjp(image, grid, cotangent, **options)
-        for actual, wanted in zip(gradients, expected, strict=True):
-            np.testing.assert_allclose(actual, wanted, rtol=0, atol=1e-11)
+        for actual, gradient in zip(gradients, expected, strict=True):
+            np.testing.assert_allclose(actual, gradient, rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("padding_mode", ["border", "reflection"])
 @every_mode
-def test_fill_is_for_zeros_padding(mode: str, padding_mode: str) -> None:
+def test_fill_is_ignored_unless_padding_is_zeros(mode: str, padding_mode: str) -> None:
     image = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 1)), jnp.float32)
     points = jnp.asarray(np.random.default_rng(1).uniform(-3, 3, (40, 2)), jnp.float32)
     sample = functools.partial(stn_jax.grid_sample, mode=mode, padding_mode=padding_mode)
     np.testing.assert_array_equal(sample(image, points, fill=9.0), sample(image, points))
 
 
-@every_corner
-def test_one_pixel_known(align_corners: bool) -> None:
-    """PyTorch's values of one pixel 7: without align_corners it fades from its outer edges on."""
+@both_corners
+def test_image_of_one_pixel_equals_torch(align_corners: bool) -> None:
+    """With align_corners the pixel is constant; otherwise it fades to both sides."""
     x = jnp.asarray([-5.0, -1.0, -0.5, 0.0, 0.5, 1.0, 5.0])
     image = jnp.full((1, 1, 1), 7.0)
     expected = [7.0] * 7 if align_corners else [0, 3.5, 5.25, 7, 5.25, 3.5, 0]
@@ -173,8 +175,8 @@ def test_one_pixel_known(align_corners: bool) -> None:
         np.testing.assert_array_equal(output.ravel(), expected)
 
 
-def test_padding_is_each_axis_for_itself() -> None:
-    """Outside in x alone: border keeps the row, zeros gives nothing, reflection mirrors x only."""
+def test_padding_applies_to_each_axis_separately() -> None:
+    """Points outside in x only: border and reflection keep the row, zeros gives 0."""
     image = jnp.arange(12.0).reshape(3, 4, 1)
     for x, y in itertools.product((-3.0, 3.0), (-1.0, 0.0, 1.0)):
         points = jnp.asarray([[x, y]])
@@ -183,6 +185,6 @@ def test_padding_is_each_axis_for_itself() -> None:
         assert float(border[0, 0]) == image[row, 0 if x < 0 else 3, 0]
         zeros = stn_jax.grid_sample(image, points, align_corners=True)
         assert float(zeros[0, 0]) == 0.0
-        # x = 3 is position 6, one whole mirror from 0; x = -3 is position -3, mirrored to 3.
+        # x = 3 is position 6, reflected to 0; x = -3 is position -3, reflected to 3.
         mirrored = stn_jax.grid_sample(image, points, padding_mode="reflection", align_corners=True)
         assert float(mirrored[0, 0]) == image[row, 3 if x < 0 else 0, 0]

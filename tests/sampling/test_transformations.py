@@ -1,4 +1,4 @@
-"""jit, vmap and their mixtures change nothing, and one shape is traced once."""
+"""The sampler under JAX transformations: jit, vmap, scan, derivatives, and retracing."""
 
 import functools
 from typing import Any
@@ -11,15 +11,15 @@ import pytest
 
 import stn_jax
 from tests import oracles
-from tests.options import OPTIONS, each
+from tests.options import OPTIONS, parametrize_options
 
-# Each mode and padding once, the conventions alternating.
+# Each mode and padding once, with alternating align_corners.
 NINE = [options for i, options in enumerate(OPTIONS) if i % 4 in (0, 3)]
-# A fused multiply-add moves a position of 8 px by 5e-7; the steepest slopes here reach 10.
+# A fused multiply-add changes a position of 8 px by 5e-7; derivatives reach 10.
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
-def arrays(batch: int = 3) -> tuple[jax.Array, jax.Array]:
+def images_and_grids(batch: int = 3) -> tuple[jax.Array, jax.Array]:
     random = np.random.default_rng(batch)
     images = jnp.asarray(random.normal(size=(batch, 5, 4, 2)), jnp.float32)
     return images, jnp.asarray(random.uniform(-2, 2, (batch, 3, 6, 2)), jnp.float32)
@@ -32,22 +32,22 @@ def sample_and_gradients(
     return output, *vjp(cotangent)
 
 
-@each(NINE)
+@parametrize_options(NINE)
 def test_jit_equals_eager(options: dict[str, Any]) -> None:
-    images, grids = arrays()
+    images, grids = images_and_grids()
     cotangent = jnp.asarray(np.random.default_rng(8).normal(size=(3, 6, 2)), jnp.float32)
     run = functools.partial(sample_and_gradients, **options)
     eager = run(images[0], grids[0], cotangent)
     jitted = jax.jit(run)(images[0], grids[0], cotangent)
-    # Gradients to the grid are sums over channels, in units of two pixels and more.
+    # Gradients to the grid sum over channels, and a normalised unit is two pixels or more.
     for a, b, atol in zip(jitted, eager, (1e-5, 1e-5, 1e-4), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
-@each(NINE)
+@parametrize_options(NINE)
 @pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)], ids=["both", "grids", "images"])
 def test_vmap_equals_loop(options: dict[str, Any], axes: tuple[int | None, int | None]) -> None:
-    images, grids = arrays()
+    images, grids = images_and_grids()
     arguments = [a if axis == 0 else a[0] for a, axis in zip((images, grids), axes, strict=True)]
     cotangents = jnp.asarray(np.random.default_rng(9).normal(size=(3, 3, 6, 2)), jnp.float32)
     run = functools.partial(sample_and_gradients, **options)
@@ -56,12 +56,12 @@ def test_vmap_equals_loop(options: dict[str, Any], axes: tuple[int | None, int |
         run(*(a[i] if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)), c)
         for i, c in enumerate(cotangents)
     ]
-    for together, apart in zip(batch, zip(*loop, strict=True), strict=True):
-        np.testing.assert_allclose(together, np.stack(apart), rtol=1e-6, atol=1e-5)
+    for actual, expected in zip(batch, zip(*loop, strict=True), strict=True):
+        np.testing.assert_allclose(actual, np.stack(expected), rtol=1e-6, atol=1e-5)
 
 
-def test_nested_vmap() -> None:
-    images, grids = arrays(6)
+def test_nested_vmap_equals_flat_vmap() -> None:
+    images, grids = images_and_grids(6)
     nested = jax.jit(jax.vmap(jax.vmap(stn_jax.grid_sample)))(
         images.reshape(2, 3, *images.shape[1:]), grids.reshape(2, 3, *grids.shape[1:])
     )
@@ -69,8 +69,8 @@ def test_nested_vmap() -> None:
     np.testing.assert_allclose(nested.reshape(flat.shape), flat, **CLOSE)
 
 
-def test_vmap_in_and_out_axes() -> None:
-    images, grids = arrays()
+def test_vmap_over_other_axes() -> None:
+    images, grids = images_and_grids()
     moved = jax.vmap(stn_jax.grid_sample, in_axes=(3, 1), out_axes=2)(
         jnp.moveaxis(images, 0, 3), jnp.moveaxis(grids, 0, 1)
     )
@@ -79,9 +79,8 @@ def test_vmap_in_and_out_axes() -> None:
 
 
 @pytest.mark.parametrize("padding_mode", oracles.PADDING_MODES)
-def test_many_thetas_on_one_image(padding_mode: str) -> None:
-    """The image's gradient is the sum over the batch."""
-    image = arrays()[0][0]
+def test_gradient_to_a_shared_image_sums_over_thetas(padding_mode: str) -> None:
+    image = images_and_grids()[0][0]
     thetas = jnp.asarray(np.random.default_rng(1).normal(size=(4, 6)), jnp.float32)
 
     def warp(image: jax.Array, theta: jax.Array) -> jax.Array:
@@ -93,17 +92,16 @@ def test_many_thetas_on_one_image(padding_mode: str) -> None:
         return (jax.vmap(warp, (None, 0))(image, thetas) ** 2).sum()
 
     to_image, to_thetas = jax.jit(jax.grad(loss, (0, 1)))(image, thetas)
-    one = jax.jit(jax.grad(lambda i, t: (warp(i, t) ** 2).sum(), (0, 1)))
-    each = [one(image, theta) for theta in thetas]
-    np.testing.assert_allclose(to_image, sum(g[0] for g in each), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(to_thetas, np.stack([g[1] for g in each]), rtol=1e-4, atol=1e-4)
+    single = jax.jit(jax.grad(lambda i, t: (warp(i, t) ** 2).sum(), (0, 1)))
+    loop = [single(image, theta) for theta in thetas]
+    np.testing.assert_allclose(to_image, sum(g[0] for g in loop), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(to_thetas, np.stack([g[1] for g in loop]), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("transformation", [jax.jacfwd, jax.jacrev, jax.hessian])
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-def test_derivatives_of_a_batch(transformation: Any, mode: str) -> None:
-    """vmap of each derivative equals the loop."""
-    images, grids = arrays()
+def test_vmap_of_derivatives_equals_loop(transformation: Any, mode: str) -> None:
+    images, grids = images_and_grids()
     points = grids[:, 0, :2]
     derivative = jax.jit(
         transformation(
@@ -116,9 +114,8 @@ def test_derivatives_of_a_batch(transformation: Any, mode: str) -> None:
     np.testing.assert_allclose(batch, loop, rtol=1e-4, atol=1e-4)
 
 
-def test_inside_scan() -> None:
-    """As the body of a loop that warps its own result."""
-    image, theta = arrays()[0][0], jnp.asarray([0.9, 0.1, 0.05, -0.1, 0.9, 0.0])
+def test_repeated_warp_inside_scan_equals_loop() -> None:
+    image, theta = images_and_grids()[0][0], jnp.asarray([0.9, 0.1, 0.05, -0.1, 0.9, 0.0])
 
     def step(image: jax.Array, _: None) -> tuple[jax.Array, None]:
         return stn_jax.spatial_transform(image, theta, stn_jax.transforms.affine), None
@@ -131,8 +128,7 @@ def test_inside_scan() -> None:
 
 
 @pytest.mark.parametrize("mode", oracles.MODES)
-def test_one_trace_for_one_shape(mode: str) -> None:
-    """New values of image, grid and theta compile nothing."""
+def test_new_values_do_not_retrace(mode: str) -> None:
 
     @jax.jit
     @chex.assert_max_traces(n=1)
@@ -144,13 +140,12 @@ def test_one_trace_for_one_shape(mode: str) -> None:
 
     chex.clear_trace_counter()
     theta = jnp.asarray(stn_jax.transforms.affine.identity, jnp.float32)
-    for image, grid in zip(*arrays(), strict=True):
+    for image, grid in zip(*images_and_grids(), strict=True):
         run(image, grid, theta)
         run(image, grid * jnp.nan, theta * 0)
 
 
-def test_no_concrete_value_is_needed() -> None:
-    """Shapes alone are enough, so nothing branches on a value."""
+def test_eval_shape_needs_no_concrete_values() -> None:
     shape = jax.eval_shape(
         lambda i, g, t: (
             stn_jax.grid_sample(i, g),

@@ -1,4 +1,4 @@
-"""What is only so of homographies: a horizon, and affine maps among them."""
+"""Homographies: the horizon, inverses outside the family, and affine special cases."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,11 @@ import pytest
 
 from stn_jax import spatial_transform, transform_grid, transforms
 
-# Its denominator, 1 + 2x, crosses zero inside the frame at x = -1/2.
-CROSSING = jnp.asarray([1.0, 0.0, 0.3, 0.0, 1.0, 0.2, 2.0, 0.0])
+# The denominator, 1 + 2x, is zero inside the frame, at x = -1/2.
+HORIZON_IN_FRAME = jnp.asarray([1.0, 0.0, 0.3, 0.0, 1.0, 0.2, 2.0, 0.0])
 
 
-def test_an_affine_map_is_a_homography() -> None:
+def test_homography_without_perspective_equals_affine() -> None:
     rng = np.random.default_rng(0)
     affine = jnp.asarray(rng.normal(size=6), jnp.float32)
     points = jnp.asarray(rng.uniform(-1, 1, (20, 2)), jnp.float32)
@@ -23,15 +23,15 @@ def test_an_affine_map_is_a_homography() -> None:
     )
 
 
-def test_beyond_the_horizon_is_outside_and_all_is_finite() -> None:
-    grid = transform_grid(CROSSING, transforms.projective, (8, 64))
+def test_points_behind_the_horizon_are_finite_and_outside_the_image() -> None:
+    grid = transform_grid(HORIZON_IN_FRAME, transforms.projective, (8, 64))
     x = (2 * np.arange(64) + 1) / 64 - 1
     behind = 1 + 2 * x <= 0
     assert behind.any()
     assert np.isfinite(grid).all()
     assert (np.abs(grid[:, behind]) > 1e6).all()
     image = jnp.ones((8, 64, 1))
-    output = spatial_transform(image, CROSSING, transforms.projective)
+    output = spatial_transform(image, HORIZON_IN_FRAME, transforms.projective)
     assert (output[:, behind] == 0).all()
     assert (output[:, ~behind] > 0).any()
 
@@ -46,31 +46,31 @@ def test_gradients_across_the_horizon_are_finite() -> None:
         return jnp.sum(transform_grid(theta, transforms.projective, (8, 64)))
 
     for derivative in (jax.grad(loss), jax.hessian(loss), jax.grad(warp_sum)):
-        assert np.isfinite(jax.jit(derivative)(CROSSING)).all()
+        assert np.isfinite(jax.jit(derivative)(HORIZON_IN_FRAME)).all()
 
 
 @pytest.mark.parametrize(
     ("theta", "point"),
     [
-        # An inverse whose last entry is positive, one that is negative, and one that is 0.
+        # The last entry of the inverse is positive, negative, and 0.
         ([-0.2, 0.0, 0.1, 0.0, 1.0, 0.0, -0.6, 0.0], (0.1, 0.2)),
         ([-0.2, 0.0, 2.0, 0.0, 1.0, 0.0, -0.6, 0.0], (0.1, 0.2)),
         ([0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0], (0.1, 0.2)),
     ],
 )
-def test_an_inverse_undoes_or_is_not_finite(theta: list[float], point: tuple[float, ...]) -> None:
+def test_inverse_undoes_the_warp_or_is_nan(theta: list[float], point: tuple[float, ...]) -> None:
     theta, point = jnp.asarray(theta), jnp.asarray(point)
     inverse = transforms.projective.inverse(theta)
     if np.linalg.inv(transforms.projective.matrix(theta))[2, 2] > 0:
-        there = transforms.projective.warp(theta, point)
-        np.testing.assert_allclose(transforms.projective.warp(inverse, there), point, atol=1e-5)
+        warped = transforms.projective.warp(theta, point)
+        np.testing.assert_allclose(transforms.projective.warp(inverse, warped), point, atol=1e-5)
     else:
         assert np.isnan(inverse).all()
 
 
 @pytest.mark.parametrize("shift", [1.0, 10 / 9, 2.0])
-def test_a_composition_warps_twice_or_is_not_finite(shift: float) -> None:
-    # The last entry of a after b: positive, about 0, negative.
+def test_composition_equals_two_warps_or_is_nan(shift: float) -> None:
+    # The last entry of the product of a and b is positive, about 0, and negative.
     a = jnp.asarray([1.0, 0, 0, 0, 1, 0, -0.9, 0])
     b = jnp.asarray([1.0, 0, shift, 0, 1, 0, 0, 0])
     composed, point = transforms.projective.compose(a, b), jnp.asarray([-1.2, 0.2])

@@ -1,54 +1,65 @@
 """The official archives, decoded with zipfile, csv and Pillow.
 
-Images are PPM files of many sizes; a table beside them, `;` between its columns, has their classes.
-Names of training images are `TRACK_FRAME.ppm`.
+Images are PPM files of many sizes. Semicolon-separated tables next to them hold their classes.
+Training images are named `TRACK_FRAME.ppm`.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from experiments.datasets.dataset import DatasetError, one_line
-from experiments.datasets.gtsrb.signs import FINAL, FIRST_STAGE, NUM_CLASSES
+from experiments.datasets.gtsrb.signs import FINAL, FIRST_STAGE, NUM_CLASSES, TrainingSet
+from experiments.datasets.image_files import pad_to_square
+from experiments.datasets.published_files import PublishedFile
 
 _TEST_FOLDER = "GTSRB/Final_Test/Images"
 _TEST_TABLE = "GT-final_test.csv"
 
 
 @dataclass(frozen=True)
-class Archive:
-    """One official archive: its name, its size in bytes and its checksum."""
+class Archive(PublishedFile):
+    """An official archive, verified by its MD5."""
 
-    name: str
-    size: int
-    md5: str
+    algorithm: ClassVar[Literal["MD5"]] = "MD5"
 
 
 @dataclass(frozen=True)
 class TrainArchive(Archive):
-    """A training archive: also its set's name, and the folder of its folders of classes."""
+    """A training archive.
 
-    training_set: str
+    Attributes:
+        training_set: the training set that it holds.
+        folder: the folder in the archive that holds a folder for each class.
+    """
+
+    training_set: TrainingSet
     folder: str
 
 
 @dataclass(frozen=True)
 class Archives:
-    """The data set as its authors publish it; file names are relative to `base_url`.
+    """The data set as its authors publish it.
 
-    There are two training archives: the final set's, and one of the competition's first stage,
-    which is torchvision's training set. Where both are, the final one is read.
+    There are two training archives: that of the final training set, and that of the competition's
+    first stage, which torchvision uses. If both are there, the final one is read.
+
+    Attributes:
+        base_url: the address of the folder that holds the archives.
+        final: the final training set.
+        first_stage: the training set of the first stage.
+        test: the test images.
+        test_labels: the classes of the test images.
     """
 
     base_url: str
@@ -58,32 +69,32 @@ class Archives:
     test_labels: Archive
 
     @property
-    def in_words(self) -> str:
-        """Their names and the choice among them, for errors."""
+    def description(self) -> str:
+        """The names of the archives and the choice between them, for errors."""
         return (
-            f"{self.final.name}, or only where that is missing the smaller "
+            f"{self.final.name} or, only if that is missing, the smaller "
             f"{self.first_stage.name}, with {self.test.name} and {self.test_labels.name}"
         )
 
-    def any_in(self, folder: Path) -> bool:
-        """Whether a folder holds any of them, so that a missing one is to be named."""
+    def any_exists_in(self, folder: Path) -> bool:
+        """Whether a folder holds any of the archives, so that errors should name missing ones."""
         files = (self.final, self.first_stage, self.test, self.test_labels)
         return any((folder / file.name).exists() for file in files)
 
-    def train_in(self, folder: Path) -> TrainArchive:
-        """The training archive to read there: the final one, unless there is only the other.
+    def train_archive_in(self, folder: Path) -> TrainArchive:
+        """Returns the training archive to read from a folder, which prefers the final one.
 
         Raises:
-            DatasetError: there is neither.
+            DatasetError: the folder holds no training archive.
         """
         for archive in (self.final, self.first_stage):
             if (folder / archive.name).exists():
                 return archive
-        raise DatasetError(f"{folder}: holds no training archive; expected {self.in_words}")
+        raise DatasetError(f"{folder}: holds no training archive; expected {self.description}")
 
 
-# The authors publish no checksums. These are torchvision's and, of the final training archive,
-# which that does not read, the one that others who do agree on.
+# The authors publish no checksums. These are torchvision's; that of the final training archive,
+# which torchvision does not read, is the one on which other readers agree.
 OFFICIAL = Archives(
     base_url="https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/",
     final=TrainArchive(
@@ -106,60 +117,33 @@ OFFICIAL = Archives(
 
 
 class Example(NamedTuple):
-    """An image, its class and its track, -1 for those that have none."""
+    """An image, its class and its track; -1 if it has no track."""
 
     image: Image.Image
     label: int
     track: int
 
 
-def verify(path: Path, expected: Archive) -> None:
-    """Checks one archive by size and MD5.
-
-    Raises:
-        DatasetError: it is missing, unreadable, of another size or of another checksum.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
-    except OSError as error:
-        raise DatasetError(
-            f"{path}: cannot be read ({error.strerror}); expected the official archive "
-            f"{expected.name} of {expected.size} bytes"
-        ) from error
-    if size != expected.size:
-        raise DatasetError(
-            f"{path}: has {size} bytes; the official archive has {expected.size} "
-            "(was a copy or a download cut short?)"
-        )
-    if found.hexdigest() != expected.md5:
-        raise DatasetError(
-            f"{path}: its MD5 is {found.hexdigest()}; the official archive has {expected.md5} "
-            "(the file is damaged)"
-        )
-
-
 def read_train(path: Path, folder: str) -> Iterator[Example]:
-    """Reads a training archive, class by class, each in the order of its table.
+    """Reads a training archive class by class, each class in the order of its table.
 
     Args:
         path: the archive.
-        folder: within it, that of the folders of classes.
+        folder: the folder in the archive that holds a folder for each class.
 
     Raises:
-        DatasetError: it is damaged, or not as expected.
+        DatasetError: the archive is damaged or has unexpected contents.
     """
     with _open(path) as archive:
         for label in range(NUM_CLASSES):
             images = f"{folder}/{label:05d}"
             table = f"{images}/GT-{label:05d}.csv"
-            for name, given in _rows(archive, table):
+            for name, class_id in _rows(archive, table):
                 track = re.fullmatch(r"(\d{5})_\d{5}\.ppm", name)
-                if track is None or given != label:
+                if track is None or class_id != label:
                     raise DatasetError(
-                        f"{path}: {table} has {name} of class {given}; expected TRACK_FRAME.ppm, "
-                        f"five digits each, of class {label}"
+                        f"{path}: {table} has {name} of class {class_id}; expected "
+                        f"TRACK_FRAME.ppm, five digits each, of class {label}"
                     )
                 yield Example(_image(archive, f"{images}/{name}"), label, int(track[1]))
 
@@ -168,7 +152,7 @@ def read_test(images: Path, labels: Path) -> Iterator[Example]:
     """Reads the test archives in the order of their table.
 
     Raises:
-        DatasetError: one is damaged, or not as expected.
+        DatasetError: an archive is damaged or has unexpected contents.
     """
     with _open(labels) as archive:
         rows = list(_rows(archive, _TEST_TABLE))
@@ -178,37 +162,19 @@ def read_test(images: Path, labels: Path) -> Iterator[Example]:
 
 
 def resize(image: Image.Image, size: int, *, keep_aspect: bool) -> np.ndarray:
-    """Resizes an image to a square, bilinearly, with antialiasing where that shrinks it.
+    """Resizes an image to a square, bilinearly, with antialiasing if it shrinks.
 
     Args:
         image: an RGB image.
-        size: side of the result, in pixels.
-        keep_aspect: whether the shorter sides are first extended alike, by repeating the edge.
+        size: the side of the result, in pixels.
+        keep_aspect: whether the image is first padded to a square, by repeating its edge.
 
     Returns:
         uint8 `[size, size, 3]`.
     """
     if keep_aspect:
-        image, _ = extended(image)
+        image, _ = pad_to_square(image)
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-
-
-def extended(image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
-    """An image made square by repeating its edge on its shorter sides alike.
-
-    Args:
-        image: of mode L or RGB.
-
-    Returns:
-        (image, (rows above, columns left) that were added)
-    """
-    side = max(image.size)
-    widths = [
-        (margin // 2, margin - margin // 2) for margin in (side - image.height, side - image.width)
-    ]
-    values = np.asarray(image)
-    padded = np.pad(values, [*widths, (0, 0)][: values.ndim], mode="edge")
-    return Image.fromarray(padded), (widths[0][0], widths[1][0])
 
 
 def _open(path: Path) -> zipfile.ZipFile:
@@ -223,16 +189,16 @@ def _open(path: Path) -> zipfile.ZipFile:
 def _bytes(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
-    # A damaged archive makes zipfile and zlib raise unrelated types.
+    # For damaged archives, zipfile and zlib raise unrelated exception types.
     except Exception as error:
         raise DatasetError(
-            f"{archive.filename}: {name} cannot be read ({one_line(error)}); expected a file "
-            "that is there and whole"
+            f"{archive.filename}: {name} cannot be read ({one_line(error)}); expected an "
+            "undamaged file"
         ) from error
 
 
 def _rows(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[str, int]]:
-    """Reads file names and classes from a table."""
+    """Reads the file names and classes in a table."""
     lines = io.StringIO(_bytes(archive, name).decode("ascii", "replace"))
     for row in csv.DictReader(lines, delimiter=";"):
         file, label = row.get("Filename"), row.get("ClassId") or ""

@@ -1,17 +1,19 @@
-"""What every source of the signs gives."""
+"""The data set as each of its readers returns it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from experiments.datasets.dataset import DatasetError, Split
+from experiments.datasets.dataset import Split, check_split
 
 NUM_CLASSES = 43
-# The training set is the final one or that of the competition's first stage, a part of the other.
-FINAL, FIRST_STAGE = "gtsrb", "gtsrb_first_stage"
-TRAIN_COUNTS = {FINAL: 39209, FIRST_STAGE: 26640}
+TrainingSet = Literal["gtsrb", "gtsrb_first_stage"]
+# The final training set, and its subset that was used in the competition's first stage.
+FINAL: TrainingSet = "gtsrb"
+FIRST_STAGE: TrainingSet = "gtsrb_first_stage"
+TRAIN_COUNTS: dict[TrainingSet, int] = {FINAL: 39209, FIRST_STAGE: 26640}
 TEST_COUNT = 12630
 
 
@@ -19,33 +21,23 @@ class Signs(NamedTuple):
     """Images uint8 `[n, size, size, 3]`, in the official order.
 
     Attributes:
-        name: `FINAL` or `FIRST_STAGE`, by which training set these are.
-        train: training examples.
-        tracks: int32 `[n]`. Up to 30 training images in a row show one physical sign: those of one
-            track of one class.
-        test: test examples, each of a sign of its own.
+        name: the training set, `FINAL` or `FIRST_STAGE`.
+        train: the training examples.
+        tracks: int32 `[n]`. Up to 30 consecutive training images, with equal track and class, show
+            one physical sign.
+        test: the test examples, each of another physical sign.
     """
 
-    name: str
+    name: TrainingSet
     train: Split
     tracks: np.ndarray
     test: Split
 
 
-def check(split: Split, name: str, count: int, image_size: int, where: object) -> None:
-    """Checks that a split, which errors call `name`, is whole: `count` images of that size.
+def check_signs(split: Split, name: str, count: int, image_size: int, source: object) -> None:
+    """Checks that a split has `count` square images of `image_size` pixels and valid labels.
 
     Raises:
-        DatasetError: it is not; the text begins with `where`.
+        DatasetError: it does not; the text names `source` and the split's `name`.
     """
-    shape = (count, image_size, image_size, 3)
-    if split.images.shape != shape or split.images.dtype != np.uint8:
-        raise DatasetError(
-            f"{where}: its {name} images are {split.images.dtype} {split.images.shape}; "
-            f"expected uint8 {shape}"
-        )
-    low, high = split.labels.min(), split.labels.max()
-    if low < 0 or high >= NUM_CLASSES:
-        raise DatasetError(
-            f"{where}: its {name} labels run from {low} to {high}; expected 0 to {NUM_CLASSES - 1}"
-        )
+    check_split(split, name, (count, image_size, image_size, 3), NUM_CLASSES, source)

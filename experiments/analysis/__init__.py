@@ -1,0 +1,1 @@
+"""Analysis of trained networks: restoring runs, sampling frames, figures and diagnostics."""

@@ -1,0 +1,106 @@
+"""Restores the trained network of a run from its newest checkpoint."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import datasets
+from experiments.runs.checkpoints import Checkpoints
+from experiments.runs.folder import lock_folder
+from experiments.runs.records import RunError, read_config, read_summary
+from experiments.settings.config import Config, Data
+from experiments.training.experiment import (
+    TRAINING,
+    Experiment,
+    assemble_experiment,
+    build_experiment,
+    initial_state,
+)
+from experiments.training.preprocessing import Normalisation
+from stn_jax.training import Params
+
+LoadDataset = Callable[[Data], datasets.Dataset]
+
+
+class TrainedRun(NamedTuple):
+    """A run that has a checkpoint.
+
+    Attributes:
+        experiment: its experiment.
+        params: the parameters of its newest checkpoint.
+        summary: its summary; None if it is not finished.
+    """
+
+    experiment: Experiment
+    params: Params
+    summary: Mapping[str, Any] | None
+
+
+def restore(folder: pathlib.Path, load: LoadDataset | None = None) -> TrainedRun:
+    """Restores a run, and releases the lock of its folder; see `open_run`."""
+    with open_run(folder, load) as trained:
+        return trained
+
+
+@contextlib.contextmanager
+def open_run(folder: pathlib.Path, load: LoadDataset | None = None) -> Iterator[TrainedRun]:
+    """Restores a run and locks its folder.
+
+    Args:
+        folder: the folder of the run.
+        load: loads the data set. If None, black images take the place of the data, unless the
+            summary does not describe them.
+
+    Yields:
+        The run.
+
+    Raises:
+        RunError: if the folder contains no run, the run has no undamaged checkpoint of this
+            network, or another process holds the lock.
+        DatasetError: if the data are needed and cannot be loaded.
+    """
+    config = read_config(folder)
+    if not (folder / "checkpoints").exists():
+        raise RunError(f"{folder}: no checkpoint found")
+    with lock_folder(folder):  # `Checkpoints` removes unfinished files
+        summary = read_summary(folder)
+        described = (summary or {}).get("data")
+        if load is not None:
+            experiment = assemble_experiment(config, load(config.data))
+        elif described is None:
+            experiment = build_experiment(config)
+        else:
+            experiment = _without_data(config, described)
+        yield TrainedRun(experiment, _newest_params(folder, experiment), summary)
+
+
+def _newest_params(folder: pathlib.Path, experiment: Experiment) -> Params:
+    # Only shapes are needed, and compiling the initialisation of parameters is slow.
+    shapes = jax.eval_shape(lambda: initial_state(experiment))
+    like = shapes._replace(key=experiment.key(TRAINING))
+    return Checkpoints(folder / "checkpoints").restore(like).state.params
+
+
+def describe_data(experiment: Experiment) -> dict[str, Any]:
+    """Describes the training data for the summary, to restore the run without them."""
+    images = experiment.dataset.train.images
+    return {
+        "shape": list(images.shape[1:]),
+        "dtype": str(images.dtype),
+        "num_classes": experiment.dataset.num_classes,
+        **{name: list(each) for name, each in experiment.normalisation._asdict().items()},
+    }
+
+
+def _without_data(config: Config, described: Mapping[str, Any]) -> Experiment:
+    """Builds an experiment with black images in place of its data."""
+    count = config.optimisation.batch_size
+    images = np.zeros((count, *described["shape"]), described["dtype"])
+    black = datasets.Split(images, np.zeros(count, np.int32))
+    dataset = datasets.Dataset(config.data.dataset, black, black, black, described["num_classes"])
+    normalisation = Normalisation(tuple(described["mean"]), tuple(described["std"]))
+    return assemble_experiment(config, dataset, normalisation)

@@ -1,0 +1,165 @@
+"""The parts of the benchmark and their cases."""
+
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmark.options import PARTS, BenchmarkSettings, Part
+from experiments.benchmark.peers import OURS, PEERS, REFERENCE, PeerProcess
+from experiments.benchmark.race import Case, Entrant
+from experiments.benchmark.workloads import (
+    COMPONENTS,
+    IMAGE_SIZE,
+    QUANTITIES,
+    SMOKE_STEPS,
+    SMOKE_WARPS,
+    STEPS,
+    WARPS,
+    Arrays,
+    Job,
+    StepSpec,
+    WarpSpec,
+    step_arrays,
+    sweep_warps,
+    warp_arrays,
+)
+from experiments.settings.errors import ConfigError
+
+LEARNING_RATE = 1e-3
+SCAN_STEPS = 20
+MEMBERS = 8
+ALONE = "grid and sampler alone"
+COPY = "copy"  # a copy in GPU memory, the scale for the traffic of other cases
+COPY_BYTES = 1 << 30  # far more than a GPU's cache holds
+# Forms of a population: one program per member, or one program for all.
+SEQUENTIAL, VMAPPED, LOOPED = "one after another", "vmap", "loop on each device"
+
+
+def make_cases(settings: BenchmarkSettings, ours: PeerProcess) -> dict[Part, list[Case]]:
+    """Returns the cases of each part that the settings select.
+
+    Args:
+        settings: the settings.
+        ours: the worker of this project, which provides the initial parameters of networks.
+
+    Raises:
+        ConfigError: the settings name a case that does not exist.
+    """
+    makers: dict[Part, Callable[[], Iterator[Case]]] = {
+        "sampler": lambda: _sampler(settings),
+        "step": lambda: _steps(settings, ours),
+        "overhead": lambda: _overhead(settings, ours),
+        "population": lambda: _population(settings, ours),
+    }
+    selected = PARTS if settings.part == "all" else (settings.part,)
+    cases = {part: list(makers[part]()) for part in selected}
+    if settings.cases is None:
+        return cases
+    names = dict.fromkeys(case.name for listed in cases.values() for case in listed)
+    for name in settings.cases:
+        if name not in names:
+            raise ConfigError(f"--cases must be among {', '.join(names)}; got {name}")
+    return {
+        part: [case for case in listed if case.name in (*settings.cases, COPY)]
+        for part, listed in cases.items()
+    }
+
+
+# The sampler.
+
+
+def _warp_case(name: str, warp: WarpSpec, quantity: str, entrants: Sequence[Entrant]) -> Case:
+    job = {"kind": "sampler", "warp": list(warp), "quantity": quantity}
+    return Case("sampler", name, quantity, job, partial(warp_arrays, warp), entrants)
+
+
+def _sampler(settings: BenchmarkSettings) -> Iterator[Case]:
+    entrants = [Entrant(name) for name, peer in PEERS.items() if "sampler" in peer.parts]
+    for name, warp in (SMOKE_WARPS if settings.smoke else WARPS).items():
+        for quantity in QUANTITIES:
+            yield _warp_case(name, warp, quantity, entrants)
+    if settings.sweep:
+        for name, warp in sweep_warps(settings.smoke).items():
+            for quantity in QUANTITIES:
+                yield _warp_case(name, warp, quantity, [Entrant(OURS), Entrant(REFERENCE)])
+    if settings.device == "gpu":
+        job = {"kind": "copy", "bytes": COPY_BYTES}
+        yield Case("sampler", COPY, COPY, job, dict, [Entrant(OURS)])
+
+
+# Training steps.
+
+
+def _step_case(
+    part: Part, name: str, step: StepSpec, ours: PeerProcess, entrants: Sequence[Entrant]
+) -> Case:
+    job = _step_job(step, members=0)
+    return Case(part, name, "step", job, partial(_step_inputs, job, ours), entrants)
+
+
+def _step_job(step: StepSpec, members: int) -> Job:
+    return {
+        "kind": "step",
+        **step._asdict(),
+        "members": members,
+        "strategy": "",
+        "scan_steps": 0,
+        "learning_rate": LEARNING_RATE,
+    }
+
+
+def _step_inputs(job: Job, ours: PeerProcess) -> Arrays:
+    """Returns images, labels and initial parameters, the same for all entrants."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "parameters.npz"
+        ours.ask(do="parameters", job=job, outputs=str(path))
+        with np.load(path, allow_pickle=False) as found:
+            parameters = {f"params/{name}": array for name, array in found.items()}
+    return step_arrays(job["batch"], job["members"]) | parameters
+
+
+def _steps(settings: BenchmarkSettings, ours: PeerProcess) -> Iterator[Case]:
+    scanned: dict[str, Any] = {"scan_steps": 2 if settings.smoke else SCAN_STEPS}
+    entrants = [
+        Entrant(OURS, "one call per step"),
+        Entrant(OURS, "scanned", scanned),
+        Entrant(OURS, "scanned, bfloat16", scanned | {"precision": "bfloat16"}),
+        Entrant("torch"),
+        Entrant("torch.compile"),
+    ]
+    for name, step in (SMOKE_STEPS if settings.smoke else STEPS).items():
+        yield _step_case("step", name, step, ours, entrants)
+
+
+def _overhead(settings: BenchmarkSettings, ours: PeerProcess) -> Iterator[Case]:
+    batch = 2 if settings.smoke else 256
+    scanned = {"scan_steps": 2 if settings.smoke else SCAN_STEPS}
+    entrants = [Entrant(OURS, "scanned", scanned), Entrant("torch"), Entrant("torch.compile")]
+    for network in COMPONENTS:
+        yield _step_case("overhead", network, StepSpec(network, batch), ours, entrants)
+    warp = WarpSpec(batch, IMAGE_SIZE, 1, IMAGE_SIZE)
+    alone = [Entrant(OURS), *entrants[1:]]
+    yield _warp_case(ALONE, warp, "both_passes", alone)._replace(part="overhead")
+
+
+# Populations.
+
+
+def _population(settings: BenchmarkSettings, ours: PeerProcess) -> Iterator[Case]:
+    members = 2 if settings.smoke else MEMBERS
+    step = StepSpec("tutorial", 2 if settings.smoke else 64)
+    scanned = {"scan_steps": 2 if settings.smoke else SCAN_STEPS}
+    entrants = [
+        Entrant(OURS, SEQUENTIAL, scanned),
+        Entrant(OURS, VMAPPED, scanned | {"strategy": "vmap"}),
+        Entrant(OURS, LOOPED, scanned | {"strategy": "loop"}),
+        Entrant("torch"),
+        Entrant("torch.compile"),
+    ]
+    job = _step_job(step, members)
+    name = f"{members} x {step.network}-{step.batch}"
+    yield Case("population", name, "step", job, partial(_step_inputs, job, ours), entrants)

@@ -1,0 +1,1 @@
+"""The paper's co-localisation: digits found in unlabelled images."""

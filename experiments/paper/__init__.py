@@ -1,0 +1,1 @@
+"""The paper's tables: their cells, how these are trained, and how results are reported."""

@@ -1,0 +1,54 @@
+"""The progress bar of a training: loss, accuracy and images per second."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+from rich import progress
+from rich.console import Console
+
+
+class Progress:
+    """A progress bar over steps. Without a terminal, a line for each epoch."""
+
+    def __init__(self, bar: progress.Progress, task: progress.TaskID, interactive: bool) -> None:
+        self._bar, self._task, self._interactive = bar, task, interactive
+
+    def advance(self, values: Mapping[str, npt.ArrayLike]) -> None:
+        """Advances by the number of values, one for each step."""
+        loss, error = np.asarray(values["loss"]), np.asarray(values["error"])
+        self._bar.update(
+            self._task,
+            advance=len(loss),
+            description=f"loss {loss.mean():.4f}  accuracy {1 - error.mean():6.2%}",
+        )
+
+    def epoch_done(self, record: Mapping[str, float]) -> None:
+        """Reports an epoch."""
+        rate = f"{record['images_per_second']:,.0f} images/s"
+        self._bar.update(self._task, rate=rate)
+        if not self._interactive:
+            self._bar.console.print(
+                f"epoch {record['epoch']:4d}  loss {record['train_loss']:.4f}  validation error "
+                f"{record['validation_error']:.2f} %  {rate}",
+                highlight=False,
+            )
+
+
+@contextlib.contextmanager
+def show(total_steps: int, done: int) -> Iterator[Progress]:
+    """Shows the progress of `total_steps` steps, `done` of which are finished."""
+    console = Console(stderr=True)
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("compiling", total=total_steps, completed=done, rate="")
+        yield Progress(bar, task, console.is_terminal)

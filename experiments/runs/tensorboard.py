@@ -1,0 +1,59 @@
+"""The TensorBoard files of a run."""
+
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+
+from experiments.runs.records import writing
+
+proto: Any = event_pb2  # its classes are generated at run time
+
+
+class TensorBoardWriter:
+    """Writes TensorBoard files without a delay.
+
+    The `SummaryWriter` of tensorboardX writes in a thread, which a full disk ends silently.
+
+    Args:
+        folder: made if it does not exist.
+        epochs: TensorBoard hides records of later epochs that older files hold.
+
+    Raises:
+        RunError: from the constructor and every method, if the folder cannot be written.
+    """
+
+    def __init__(self, folder: pathlib.Path, epochs: int) -> None:
+        self._folder = folder
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+            self._file = EventsWriter(str(folder / "events"))
+        start = proto.SessionLog(status=proto.SessionLog.START)
+        self._write([proto.Event(step=epochs + 1, session_log=start)])
+
+    def add_scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """Writes the values of an epoch."""
+        found = [summary.scalar(name, value) for name, value in values.items()]
+        self._write([proto.Event(step=epoch, summary=each) for each in found])
+
+    def add_images(self, images: Mapping[str, np.ndarray], epoch: int) -> None:
+        """Writes images `[n, h, w, c]` in [0, 1]."""
+        found = [summary.image(name, each, dataformats="NHWC") for name, each in images.items()]
+        self._write([proto.Event(step=epoch, summary=each) for each in found])
+
+    def _write(self, events: list[Any]) -> None:
+        with writing(self._folder):
+            for event in events:
+                event.wall_time = time.time()
+                self._file.write_event(event)
+            self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with writing(self._folder):
+            self._file.close()

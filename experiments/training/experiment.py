@@ -1,0 +1,237 @@
+"""Builds the arrays and functions that a configuration describes."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import datasets
+from experiments.settings.access import flag_of
+from experiments.settings.config import VOLUME_DISTORTIONS, Config, Data, Model
+from experiments.settings.errors import ConfigError
+from experiments.settings.relations import has_effect
+from experiments.training import models, optimizers, preprocessing
+from stn_jax import outside_frame, training
+from stn_jax.nn import SpatialTransformerNetwork
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The arrays and functions of a configuration.
+
+    Attributes:
+        config: the configuration.
+        dataset: the stored data.
+        normalisation: the mean and standard deviation of the training images.
+        network: the network.
+        optimizer: the optimiser.
+        schedule: the learning rate at each step.
+        steps_per_epoch: the number of steps in a pass over the training data.
+        preprocess: turns a stored batch into the network's input.
+        train_preprocess: `preprocess` with augmentation.
+        train_objective: the objective to minimise.
+        test_objective: `train_objective` with the share of samples outside the image.
+        per_example_objective: `test_objective` with each example's label and prediction.
+    """
+
+    config: Config
+    dataset: datasets.Dataset
+    normalisation: preprocessing.Normalisation
+    network: SpatialTransformerNetwork
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    steps_per_epoch: int
+    preprocess: training.Preprocess
+    train_preprocess: training.Preprocess
+    train_objective: training.Objective
+    test_objective: training.Objective
+    per_example_objective: training.Objective
+
+    def key(self, purpose: int) -> jax.Array:
+        """A key of the run's seed for one of its uses."""
+        return jax.random.fold_in(jax.random.key(self.config.optimisation.seed), purpose)
+
+    def apply(self, params: Any, images: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Any]:
+        """The logits and intermediates of the network. Dropout is active if a key is given."""
+        return apply_fn(self.network)(params, images, key)
+
+
+# The uses of a run's seed. Test images are distorted with one key for all seeds, so that all runs
+# are evaluated on the same images.
+PARAMETERS, TRAINING, VALIDATION = range(3)
+TEST_KEY = 2015
+EVALUATION_BATCH = 512  # divides equally over any power of two of devices
+
+
+def apply_fn(network: SpatialTransformerNetwork) -> Callable[..., Any]:
+    """The network as `(params, images, key) -> (logits, intermediates)`."""
+
+    def apply(params: Any, images: jax.Array, key: jax.Array | None) -> Any:
+        rngs = None if key is None else {"dropout": key}
+        return network.apply({"params": params}, images, rngs=rngs)
+
+    return apply
+
+
+def share_outside(intermediates: dict[str, Any]) -> training.Values:
+    """The share of each example's samples outside the image, averaged over transformers."""
+    if not intermediates:
+        return {}
+    outside = [outside_frame(each["grid"]) for each in intermediates.values()]
+    shares = [jnp.mean(each, axis=range(1, each.ndim)) for each in outside]
+    return {"outside": jnp.mean(jnp.stack(shares), axis=0)}
+
+
+def _predicting(apply: Callable[..., Any]) -> training.Objective:
+    """The test objective with each example's label and prediction."""
+
+    def with_logits(params: Any, images: jax.Array, key: jax.Array | None) -> Any:
+        logits, intermediates = apply(params, images, key)
+        return logits, (logits, intermediates)
+
+    def measure(found: tuple[jax.Array, dict[str, Any]]) -> training.Values:
+        logits, intermediates = found
+        return {"prediction": jnp.argmax(logits, axis=-1)} | share_outside(intermediates)
+
+    classify = training.classification(with_logits, measure)
+
+    def objective(params: Any, batch: training.Batch, key: jax.Array | None) -> training.Values:
+        return classify(params, batch, key) | {"label": batch["label"]}
+
+    return objective
+
+
+def build_experiment(config: Config) -> Experiment:
+    """Loads the data and builds everything else.
+
+    Raises:
+        DatasetError: if the data cannot be loaded.
+        ConfigError: if settings do not fit the data.
+    """
+    return assemble_experiment(config, load_dataset(config.data))
+
+
+def load_dataset(data: Data) -> datasets.Dataset:
+    """The data set that the settings name.
+
+    Raises:
+        DatasetError: if it cannot be loaded.
+    """
+    return datasets.load(
+        data.dataset,
+        data_dir=data.data_dir,
+        data_file=data.data_file,
+        validation_size=data.validation_size,
+        image_size=data.image_size,
+        keep_aspect=data.keep_aspect,
+    )
+
+
+def assemble_experiment(
+    config: Config,
+    dataset: datasets.Dataset,
+    normalisation: preprocessing.Normalisation | None = None,
+) -> Experiment:
+    """Builds everything except the data. Numbers of the configuration may be traced.
+
+    Raises:
+        ConfigError: if settings do not fit the data.
+    """
+    num_train, batch_size = len(dataset.train.labels), config.optimisation.batch_size
+    if batch_size > num_train:
+        raise ConfigError(
+            f"--batch-size must be at most the number of training examples, {num_train}; "
+            f"got {batch_size}"
+        )
+    if normalisation is None:
+        normalisation = preprocessing.normalisation(dataset.train.images)
+        if config.data.distortion in VOLUME_DISTORTIONS:
+            normalisation = normalisation.uncentred
+    steps_per_epoch = num_train // batch_size
+    optimisation = config.optimisation
+    if not has_effect(
+        config, "localisation_lr"
+    ):  # set by a preset, but the network has no transformer
+        optimisation = dataclasses.replace(optimisation, localisation_lr=None)
+    network = models.make_network(
+        config.model,
+        preprocessing.num_classes(config.data, dataset.num_classes),
+        preprocessing.background(config.data, normalisation),
+    )
+    apply, preprocess = apply_fn(network), preprocessing.make_preprocess(config.data, normalisation)
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        normalisation=normalisation,
+        network=network,
+        optimizer=optimizers.make_optimizer(optimisation, steps_per_epoch),
+        schedule=optimizers.make_schedule(config.optimisation, steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+        preprocess=preprocess,
+        train_preprocess=preprocessing.augmenting(config.data, preprocess),
+        train_objective=training.classification(apply),
+        test_objective=training.classification(apply, share_outside),
+        per_example_objective=_predicting(apply),
+    )
+
+
+def initial_state(experiment: Experiment) -> training.TrainState:
+    """The state before the first step.
+
+    Raises:
+        ConfigError: if the distortion or the network does not accept images of this size.
+    """
+    key, train = experiment.key(PARAMETERS), experiment.dataset.train
+    probe = preprocessing.as_batch(datasets.Split(train.images[:2], train.labels[:2]))
+    try:
+        images = jax.eval_shape(experiment.preprocess, jax.random.split(key, 2), probe)["image"]
+    except ValueError as error:
+        stored = train.images.shape[1:]
+        raise ConfigError(_unfit_distortion(experiment.config.data, stored, error)) from error
+
+    # Parameters depend on the shape of the images, not on their content.
+    def init(key: jax.Array) -> Any:
+        return experiment.network.init(key, jnp.zeros(images.shape, images.dtype))["params"]
+
+    try:
+        params = jax.jit(init)(key)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ConfigError(_unfit_model(experiment.config.model, images.shape[1:], error)) from error
+    return training.init_state(experiment.key(TRAINING), params, experiment.optimizer)
+
+
+def _unfit_distortion(data: Data, shape: tuple[int, ...], error: Exception) -> str:
+    """The message for a distortion that rejects an argument. The flag has the argument's name."""
+    argument, _, rest = str(error).splitlines()[0].partition(" ")
+    known = argument in (field.name for field in dataclasses.fields(data))
+    reason = f"{flag_of(argument) if known else argument} {rest}"
+    return f"--distortion {data.distortion} does not fit images of shape {list(shape)}: {reason}"
+
+
+def _unfit_model(model: Model, shape: tuple[int, ...], error: Exception) -> str:
+    """The message for a layer that rejects its input."""
+    size = f"--output-size {model.output_size}" if model.output_size else "no --output-size"
+    return (
+        f"--model {model.model} with --pool {model.pool} and {size} does not fit images of shape "
+        f"{list(shape)}: {str(error).splitlines()[0]}"
+    )
+
+
+def count_params(params: Any) -> int:
+    """The number of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def params_sha256(params: Any) -> str:
+    """A fingerprint of parameters. Equal names, shapes and bits give equal fingerprints."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

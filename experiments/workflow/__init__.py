@@ -1,0 +1,1 @@
+"""From settings to finished run folders: claim, restore, train, evaluate, write the results."""

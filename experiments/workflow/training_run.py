@@ -1,0 +1,220 @@
+"""Trains runs in their folders: one network, or several members in one program."""
+
+import pathlib
+import shlex
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from experiments.analysis import diagnostics, run_figures
+from experiments.analysis.probe import Probe
+from experiments.analysis.summary import summarise
+from experiments.runs.checkpoints import Checkpoints, Snapshot, at_start_of_epoch, restore_common
+from experiments.runs.folder import claim_folder, hold_folders
+from experiments.runs.records import provenance, read_config, read_epochs, write_json
+from experiments.runs.signals import Stop, listening
+from experiments.settings.config import Config
+from experiments.settings.conversion import config_differences, config_to_dict
+from experiments.training import loop, sharding
+from experiments.training.experiment import Experiment, build_experiment
+from experiments.training.loop import DivergedError, Trainer
+from experiments.training.metrics import TestMetrics, make_tester
+from experiments.training.population import PopulationTrainer
+from experiments.training.single import SingleTrainer
+from experiments.workflow.recording import CheckpointSaver, ProgressBar, RunRecorder
+from stn_jax.training import Params
+
+Summary = dict[str, Any]
+# Called when a member diverges: a kill after it must not make the member diverge again.
+OnDiverged = Callable[[int, DivergedError], None]
+
+
+def train_run(config: Config, folder: pathlib.Path, name: str, command: str) -> Summary:
+    """Trains one network in its folder, or continues there.
+
+    Args:
+        config: the settings.
+        folder: the run folder.
+        name: of the preset, for messages.
+        command: for the summary.
+
+    Returns:
+        The summary of the run.
+
+    Raises:
+        RunError: if the folder cannot be used.
+        DivergedError: if a number is not finite.
+        Stopped: by a signal, after a checkpoint.
+    """
+
+    def hint() -> str:
+        if not (folder / "config.json").exists():
+            return "nothing was recorded yet"
+        return f"--run-dir {shlex.quote(str(folder))} --resume auto continues it"
+
+    def diverged(_: int, error: DivergedError) -> None:
+        raise error
+
+    summaries = train_runs([config], [folder], name, command, hint, diverged)
+    assert summaries[0] is not None  # a divergence raises an error
+    return summaries[0]
+
+
+def train_runs(
+    configs: Sequence[Config],
+    folders: Sequence[pathlib.Path],
+    name: str,
+    command: str,
+    hint: Callable[[], str],
+    on_diverged: OnDiverged,
+) -> list[Summary | None]:
+    """Trains members of one program, each in a folder of its own, or continues there.
+
+    Args:
+        configs: of the members. Several differ only in the seed and in `run`.
+        folders: of the members.
+        name: of the preset or cell, for messages.
+        command: for the summaries.
+        hint: how to continue, for the message after a signal.
+        on_diverged: called with the index and the error of each member that diverges.
+
+    Returns:
+        The summary of each member; None if it diverged.
+
+    Raises:
+        InUseError: if another process holds one of the folders.
+        RunError: if one of them cannot be used.
+        Stopped: by a signal, after a checkpoint.
+    """
+    with hold_folders(folders, hint) as stop:
+        summaries = [
+            _claim(config, folder) for config, folder in zip(configs, folders, strict=True)
+        ]
+        left = [i for i, summary in enumerate(summaries) if summary is None]
+        if left:
+            places = ", ".join(str(folders[i]) for i in left)
+            print(f"{name}: run folder {places}", flush=True)
+            trained = _train(
+                [configs[i] for i in left],
+                [folders[i] for i in left],
+                command,
+                stop,
+                lambda index, error: on_diverged(left[index], error),
+            )
+            for i, summary in zip(left, trained, strict=True):
+                summaries[i] = summary
+        else:
+            print(f"{', '.join(map(str, folders))}: finished already")
+    return summaries
+
+
+def follow(config: Config, command: str) -> None:
+    """Trains as one of several processes, but not the first, which writes the records.
+
+    All processes run the same programs in the same order. The files of this one are deleted.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        listening(lambda number: shutil.rmtree(folder)) as stop,
+    ):
+
+        def diverged(_: int, error: DivergedError) -> None:
+            raise error
+
+        _train([config], [pathlib.Path(folder)], command, stop, diverged)
+
+
+def _claim(config: Config, folder: pathlib.Path) -> Summary | None:
+    def differences(folder: pathlib.Path) -> list[str]:
+        return config_differences(read_config(folder), config)
+
+    return claim_folder(folder, config_to_dict(config), differences, config.run.resume)
+
+
+def _train(
+    configs: Sequence[Config],
+    folders: Sequence[pathlib.Path],
+    command: str,
+    stop: Stop,
+    on_diverged: OnDiverged,
+) -> list[Summary | None]:
+    """Trains members from their newest common checkpoint, or from the start."""
+    experiments, trainer, mesh = _trainer(configs)
+    data = experiments[0].dataset
+    sizes = f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,}"
+    print(f"{data.name}: {sizes} test examples", flush=True)
+    checkpoints = [Checkpoints(folder / "checkpoints") for folder in folders]
+    snapshots = _restore(trainer, checkpoints, folders)
+    run = configs[0].run
+    training = loop.start(trainer, configs[0].optimisation.epochs, snapshots)
+    probe = Probe(experiments[0])  # test images are the same for all seeds
+    recorders = [RunRecorder(i, probe, folder) for i, folder in enumerate(folders)]
+    saver = CheckpointSaver(checkpoints, run.checkpoint_every)
+    loop.run(training, [*recorders, ProgressBar(), saver, _Divergence(on_diverged)], stop)
+    test = make_tester(experiments[0], mesh)
+    summaries: list[Summary | None] = [None] * len(configs)
+    for i in training.members:
+        params = training.params(i)
+        tested = test(params)
+        if not run.process_id:
+            summaries[i] = finish_run(experiments[i], params, tested, folders[i], command)
+    return summaries
+
+
+def _trainer(configs: Sequence[Config]) -> tuple[Sequence[Experiment], Trainer, Any]:
+    """The experiments of the members, what trains them, and the mesh of their evaluation."""
+    if len(configs) > 1:
+        population = PopulationTrainer(configs, None, sharding.member_mesh(len(configs)))
+        return population.experiments, population, None
+    mesh = sharding.start(configs[0].run)
+    experiment = build_experiment(configs[0])
+    return [experiment], SingleTrainer(experiment, mesh), mesh
+
+
+class _Divergence(loop.Callback):
+    """Passes on the errors of members that diverge, with all details."""
+
+    def __init__(self, on_diverged: OnDiverged) -> None:
+        self._on_diverged = on_diverged
+
+    def on_divergence(self, loop: loop.Loop, index: int, error: DivergedError) -> None:
+        self._on_diverged(index, error)
+
+
+def _restore(
+    trainer: Trainer, checkpoints: Sequence[Checkpoints], folders: Sequence[pathlib.Path]
+) -> list[Snapshot]:
+    """The snapshots to continue from. Those of a new training are at step 0."""
+    steps, states = trainer.steps_per_epoch, trainer.initial_states()
+    restored = restore_common(checkpoints, states)
+    if restored is None:
+        snapshots = [at_start_of_epoch(state, steps) for state in states]
+    else:
+        snapshots = restored
+        step = int(snapshots[0].state.step)
+        print(f"continuing after step {step}", flush=True)
+        for folder in folders:
+            read_epochs(folder / "metrics.jsonl", step // steps)
+    return [sharding.snapshot_of_first(snapshot) for snapshot in snapshots]
+
+
+def finish_run(
+    experiment: Experiment,
+    params: Params,
+    tested: TestMetrics,
+    folder: pathlib.Path,
+    command: str,
+) -> Summary:
+    """Writes the results of a run, the summary last, and returns the summary."""
+    config = experiment.config
+    summary = summarise(experiment, params, tested, folder)
+    if config.run.diagnostics:
+        summary["diagnostics"] = diagnostics.measure(experiment, params)
+    summary |= {"command": command, **provenance()}
+    confusions = {"label_by_prediction": tested.confusions.tolist()}
+    write_json(folder / "confusions.json", confusions, indent=None)
+    if config.run.figures:
+        run_figures.draw(folder, experiment, params, summary.get("diagnostics"))
+    write_json(folder / "summary.json", summary)
+    return summary

@@ -1,0 +1,90 @@
+"""Frames are the points on the input that transformers sample, and probes hold test images."""
+
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import stn_jax
+from experiments.analysis.frames import MESH_SHAPE, frame_grids, input_frames
+from experiments.analysis.probe import Probe, first_test_images
+from experiments.settings.config import Model
+from stn_jax import transforms
+from tests.experiments.analysis.fixed_network import fixed_experiment
+
+A = [0.8, 0.1, 0.2, -0.1, 0.9, -0.3]
+B = [0.5, -0.2, 0.1, 0.3, 0.6, 0.2]
+THETAS = {"transformer_0": [A, B], "transformer_1": [B, B]}
+
+
+def square(theta: list[float]) -> np.ndarray:
+    return np.vstack([np.reshape(theta, (2, 3)), [0, 0, 1]])
+
+
+def warped(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
+
+
+def grids(placement: str, transformers: int = 2) -> dict[str, np.ndarray]:
+    settings = Model("st_fcn", placement=placement, transformers=transformers)
+    return {name: np.asarray(grid) for name, grid in frame_grids(settings, THETAS).items()}
+
+
+def test_grids_in_series_are_warped_by_the_transformers_before() -> None:
+    mesh = np.asarray(
+        stn_jax.transform_grid(transforms.affine.identity, transforms.affine, MESH_SHAPE)
+    )
+    found = grids("series")
+    assert list(found) == ["transformer_0", "transformer_1"]
+    np.testing.assert_allclose(found["transformer_0"][0], warped(square(A), mesh), atol=1e-6)
+    # The second samples the output of the first at B, which is the input at A of B.
+    composed = warped(square(A) @ square(B), mesh)
+    np.testing.assert_allclose(found["transformer_1"][0], composed, atol=1e-6)
+    np.testing.assert_allclose(
+        found["transformer_1"][1], warped(square(B) @ square(B), mesh), atol=1e-6
+    )
+
+
+def test_grids_in_parallel_are_independent() -> None:
+    series, parallel = grids("series"), grids("parallel")
+    np.testing.assert_array_equal(parallel["transformer_0"], series["transformer_0"])
+    np.testing.assert_array_equal(parallel["transformer_1"][1], parallel["transformer_0"][1])
+
+
+def test_only_transformers_on_the_input_have_grids() -> None:
+    assert list(grids("input", 1)) == ["transformer_0"]
+    assert list(grids("between")) == ["transformer_0"]
+
+
+@pytest.mark.parametrize(
+    ("placement", "names"),
+    [
+        ("series", ["transformer_1"]),
+        ("parallel", ["transformer_0", "transformer_1"]),
+        ("between", ["transformer_0"]),
+    ],
+)
+def test_frames_sample_the_points_of_the_grids(placement: str, names: list[str]) -> None:
+    settings = Model("st_fcn", placement=placement, transformers=2)
+    intermediates = {
+        name: {"theta": jnp.float32(theta), "output": jnp.zeros((2, 5, 4 + i, 1))}
+        for i, (name, theta) in enumerate(THETAS.items())
+    }
+    frames = input_frames(settings, intermediates)
+    assert [frame.output_shape for frame in frames] == [(5, 4 + int(name[-1])) for name in names]
+    for frame, name in zip(frames, names, strict=True):
+        for theta, grid in zip(frame.theta, grids(placement)[name], strict=True):
+            points = stn_jax.transform_grid(theta, frame.transform, MESH_SHAPE)
+            np.testing.assert_allclose(points, grid, atol=1e-6)
+
+
+def test_probe_has_the_first_test_images(data_file: pathlib.Path) -> None:
+    experiment = fixed_experiment(data_file, {"distortion": "r"})
+    few, more = first_test_images(experiment, 3), first_test_images(experiment, 1000)
+    assert (few.shape, more.shape) == ((3, 9, 9, 1), (25, 9, 9, 1))
+    np.testing.assert_allclose(few, more[:3], atol=1e-5)
+    images = Probe(experiment).display_images({"transformer_0": jnp.zeros((8, 6))})
+    assert images["images"].min() == 0
+    assert images["images"].max() == 1
+    assert images["transformer_0"].shape == (8, 9, 9, 1)

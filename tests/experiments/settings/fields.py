@@ -1,0 +1,30 @@
+"""The settings of a run, by name, as these tests enumerate them."""
+
+import dataclasses
+import typing
+
+from experiments.settings import command_line
+from experiments.settings.config import Config
+
+GROUPS = {field.name: type(field.default) for field in dataclasses.fields(Config)}
+FIELDS = {
+    field.name: (kind, field) for kind in GROUPS.values() for field in dataclasses.fields(kind)
+}
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The options of a setting; empty unless its type is a `Literal`."""
+    kind, _ = FIELDS[name]
+    hint = typing.get_type_hints(kind)[name]
+    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+
+
+CHOICES = [name for name in FIELDS if choices(name)]
+
+
+def parse(*arguments: str) -> Config:
+    return command_line.parse(arguments, "train").config
