@@ -19,7 +19,7 @@ test: $(INSTALLED)  ## Run the default test suite.
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 test-all: test  ## Run the default suite, then the slow end-to-end tests.
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not postgres and not faults" $(PYTEST_ARGS)
 
 test-postgres: $(INSTALLED)  ## Test sweeps on a PostgreSQL server that the tests start.
 	$(BIN)/python -m pytest -m postgres $(PYTEST_ARGS)

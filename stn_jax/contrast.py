@@ -14,8 +14,8 @@ def local_contrast(
 ) -> Float[jax.Array, "h w c"]:
     """Subtracts the local mean from each pixel and divides by the local standard deviation.
 
-    Mean and deviation are weighted by a Gaussian, truncated at the image border and renormalised.
-    The deviation is at least its mean over the image, so that flat regions stay flat.
+    Both are weighted by a Gaussian that is truncated at the image border and renormalised. The
+    divisor is at least the mean deviation over the image, so that flat regions stay flat.
 
     Args:
         image: `[h, w, c]`, floating, in any unit; channels are normalised separately.
@@ -42,7 +42,7 @@ def local_contrast(
     rows, columns = (_gaussian_weights(size, sigma_px) for size in image.shape[:2])
 
     def blurred(image: Array) -> jax.Array:
-        precision = jax.lax.Precision.HIGHEST  # the difference to the mean amplifies errors
+        precision = jax.lax.Precision.HIGHEST  # subtracting the mean amplifies errors
         return jnp.einsum("yh,xw,hwc->yxc", rows, columns, image, precision=precision)
 
     image = jnp.asarray(image)
@@ -51,12 +51,12 @@ def local_contrast(
     # The derivative of the root is infinite at 0 and would make all gradients NaN.
     deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
     floor = jnp.mean(deviation, axis=(0, 1))
-    flat = floor <= 1e-6 * jnp.max(jnp.abs(image), initial=0)  # rounding errors of a constant
+    flat = floor <= 1e-6 * jnp.max(jnp.abs(image), initial=0)  # constant but for rounding
     return jnp.where(flat, 0, centred / jnp.maximum(deviation, jnp.where(flat, 1, floor)))
 
 
 def _gaussian_weights(size: int, sigma: float) -> Float[np.ndarray, "size size"]:
-    """Row i holds the weights of the neighbourhood of pixel i on an axis; they sum to 1."""
+    """Weights along one axis. Row i holds those of the neighbours of pixel i, and sums to 1."""
     positions = np.arange(size)
     weights = np.exp(-((positions[:, None] - positions) ** 2) / (2 * sigma**2))
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -141,10 +141,8 @@ def levels(package: str) -> dict[str, int]:
         below = [level(other) for other in imported[name] if within(other, package)]
         return 1 + max(below, default=0)
 
-    return {name: level(name) for name in map(unit, modules()) if within(name, package + ".")} | {
-        name: level(name)
-        for name in {unit(each) for each in modules() if "." in each and within(each, package)}
-    }
+    units = {unit(name) for name in modules() if "." in name and within(name, package)}
+    return {name: level(name) for name in units}
 
 
 def allowed(name: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import stn_jax
 MODULES = [m.name for m in pkgutil.walk_packages(stn_jax.__path__, "stn_jax.")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name: str) -> None:
     module = importlib.import_module(name)

@@ -38,7 +38,7 @@ def draw(
         folder: the folder of the run.
         experiment: its experiment.
         params: its parameters.
-        diagnostics: the result of `diagnostics.measure`, if it was measured.
+        diagnostics: the result of `diagnostics.measure`; None to omit its figure.
 
     Raises:
         RunError: if a figure cannot be written.
@@ -74,7 +74,7 @@ def redraw(folder: pathlib.Path) -> None:
 
 
 def _suffixes(names: Sequence[str]) -> dict[str, str]:
-    """File name suffixes of transformers on the input; empty for a single one."""
+    """The file name suffix of each transformer on the input; empty if there is only one."""
     return {name: name.removeprefix("transformer") if len(names) > 1 else "" for name in names}
 
 
@@ -100,7 +100,7 @@ def _draw_frames(
     intermediates: Intermediates,
     history: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Draws the frames on the first images, and how they moved if `history` records that."""
+    """Draws the frames on the first images and, if there is a `history`, how they moved."""
     inputs = displayable(images[:PROBE_SIZE])
     grids = frame_grids(settings, {name: each["theta"] for name, each in intermediates.items()})
     past_grids = [frame_grids(settings, record["theta"]) for record in history]
@@ -120,7 +120,7 @@ def _draw_frames(
 def _draw_feature_map_warps(
     figures: pathlib.Path, settings: Model, images: jax.Array, intermediates: Intermediates
 ) -> None:
-    """Draws the inputs above the mean of the feature maps that each later transformer returns."""
+    """For each transformer of feature maps, draws the inputs and the mean of its output maps."""
     for name in sorted(intermediates.keys() - input_chains(settings, intermediates).keys()):
         maps = np.asarray(intermediates[name]["output"], np.float32).mean(axis=-1, keepdims=True)
         path = figures / f"images{name.removeprefix('transformer')}.png"

@@ -1,4 +1,4 @@
-"""The backends in PyTorch: eager, compiled, and the warp of kornia. Images are NCHW here."""
+"""The PyTorch backends: eager, compiled, and kornia's warp. Images are NCHW here."""
 
 import importlib
 import importlib.metadata
@@ -60,7 +60,7 @@ def _backend(
 
 
 def _wait(place: Any) -> Callable[[Any], None]:
-    """Returns a function that blocks until results are computed; on the CPU they already are."""
+    """Returns a function that waits for results to be computed. On a CPU it does nothing."""
     return (lambda _: torch.cuda.synchronize()) if place.type == "cuda" else (lambda _: None)
 
 
@@ -77,7 +77,7 @@ def _channels_first(array: np.ndarray, place: Any) -> Any:
 def _sampler(
     warp: Callable[..., Any], compile_function: Compile, place: Any, job: Job, arrays: Arrays
 ) -> Program:
-    """Builds the program of one of the quantities of a warp."""
+    """Builds the program that computes one quantity of a warp."""
     size, quantity = WarpSpec(*job["warp"]).output_size, job["quantity"]
     image, cotangent = (_channels_first(arrays[name], place) for name in ("image", "cotangent"))
     theta = torch.from_numpy(arrays["theta"]).to(place).view(-1, 2, 3)
@@ -108,7 +108,7 @@ def _sampler(
 
 
 def _channels_last(tensors: dict[str, Any]) -> Arrays:
-    """Returns images in this project's layout and thetas `[b, 6]`."""
+    """Converts images to this project's layout, and thetas to `[b, 6]`."""
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
     return {
         name: array.reshape(-1, 6) if name == "theta" else array.transpose(0, 2, 3, 1)
@@ -156,7 +156,7 @@ def _block(inputs: int, filters: int, kernel_size: int) -> list[Any]:
 
 
 def _dense_of_maps(channels: int, side: int, features: int) -> list[Any]:
-    """Returns a dense layer on flattened feature maps; `maps` holds their shape for `_to_torch`."""
+    """Flattens feature maps for a dense layer, whose `maps` holds their shape for `_to_torch`."""
     layer = nn.Linear(channels * side * side, features)
     layer.maps = (channels, side, side)
     return [nn.Flatten(), layer]
@@ -214,7 +214,7 @@ _TRANSFORMER_LAYERS = (
     "stages_0/localisation_regression",
 )
 _CNN_LAYERS = ("ConvBlock_0/Conv_0", "ConvBlock_1/Conv_0", "Head_0/Dense_0")
-# Paths of the layers in the parameters of this project's networks, in the order of PyTorch.
+# The path of each layer in the parameters of this project's networks, in PyTorch's order.
 LAYERS = {
     "cnn": tuple(f"stages_0/{name}" for name in _CNN_LAYERS),
     "cnn_offset": tuple(f"stages_1/{name}" for name in _CNN_LAYERS),
@@ -286,9 +286,9 @@ class _Trainer:
         return loss
 
     def first_step(self) -> Arrays:
-        """Returns the loss and the gradients of a step without dropout, and then undoes the step.
+        """Does one step without dropout, undoes it, and returns its loss and gradients.
 
-        The gradients are the changes of the parameters at a learning rate of 1.
+        The learning rate of this step is 1, so each parameter decreases by its gradient.
         """
         group = self._optimizer.param_groups[0]
         rate, group["lr"] = group["lr"], 1.0

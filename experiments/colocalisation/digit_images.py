@@ -15,16 +15,17 @@ from stn_jax import colocalisation, distortions, transforms
 CLUTTER = 16
 DIGITS = tuple(range(10))
 
-# The uses of a run's seed: each has a key of its own.
+# What a run's seed is used for. Each use has its own key.
 ENCODER, IMAGES, PARAMETERS, TRAINING = range(4)
 
 
 class Sets(NamedTuple):
-    """A set of images of each digit.
+    """A set of images for each digit.
 
     Attributes:
         images: `[digits, n, 84, 84, 1]`.
-        boxes: `[digits, n, 4]`, the true boxes, normalised. They are only reported.
+        boxes: `[digits, n, 4]`, the true boxes in normalised coordinates. They are used for
+            reports only, never for training.
     """
 
     images: jax.Array
@@ -32,12 +33,12 @@ class Sets(NamedTuple):
 
 
 def key_for(settings: ColocalisationSettings, use: int) -> jax.Array:
-    """A key of the run's seed for one of its uses."""
+    """Derives the key for one use of the run's seed."""
     return jax.random.fold_in(jax.random.key(settings.seed), use)
 
 
 def make_sets(settings: ColocalisationSettings, dataset: Dataset) -> Sets:
-    """Images of each digit at random places, and their true boxes.
+    """Makes images of each digit at random places, with their true boxes.
 
     Raises:
         RunError: if the split has too few images of a digit.
@@ -63,8 +64,8 @@ def make_sets(settings: ColocalisationSettings, dataset: Dataset) -> Sets:
         those = np.flatnonzero(split.labels == digit)
         if len(those) < settings.images:
             raise RunError(
-                f"images must be at most the {settings.split} split's of the digit {digit}, "
-                f"{len(those)}; got {settings.images}"
+                f"images must be at most {len(those)}, the number of images of the digit {digit} "
+                f"in the {settings.split} split; got {settings.images}"
             )
         chosen = rng.choice(those, settings.images, replace=False)
         others = rng.integers(len(dataset.train), size=(settings.images, CLUTTER))

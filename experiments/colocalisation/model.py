@@ -21,7 +21,7 @@ IMAGE_PX = 28
 CANVAS_PX = 84
 # The side of a window relative to the canvas, and the factor by which it may grow or shrink.
 SIDE, FACTOR = IMAGE_PX / CANVAS_PX, 1.25
-# Windows start a fifth wider than an image, so that most of them contain a part of the digit.
+# Windows start a fifth wider than a digit's image, so that most contain a part of the digit.
 INITIAL_SIDE = 1.2 * SIDE
 INK = 2.0  # the initial weight of every feature in the map of scores
 ENCODER_BATCH = 128
@@ -31,7 +31,7 @@ Embed = Callable[[jax.Array], jax.Array]
 
 
 class SymmetricConv(nn.Module):
-    """A convolution and ReLU whose kernels are symmetric under both reflections. VALID padding.
+    """A VALID convolution and ReLU. Horizontal and vertical flips leave its kernels unchanged.
 
     Attributes:
         features: the number of filters.
@@ -43,7 +43,7 @@ class SymmetricConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The features. A reflected `x` gives reflected features."""
+        """Returns the features. Flipping `x` flips them."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -53,21 +53,24 @@ class SymmetricConv(nn.Module):
 
 
 class Localiser(nn.Module):
-    """Predicts a window for each image: the centre of a map of weights, and a regressed side.
+    """Predicts a square window for each image.
 
-    The map is a softmax over the image at a quarter of its size. A fully connected network would
-    learn to move windows away from the digit, because all empty windows are alike. The centre of a
-    softmax can only move towards high scores, if the scores do not depend on the image's edge. At
-    the start, the scores are the amount of ink. Kernels are symmetric, so that a window is centred
-    on the pattern it follows: otherwise it could settle on the end of a stroke, since the ends of
-    ones are more alike than ones are.
+    Its centre is the centre of mass of a map of weights, and its side is regressed. The map is the
+    softmax of scores, at a quarter of the image's resolution.
+
+    A fully connected network would learn to move windows away from the digit, because all empty
+    windows are alike. A centre of mass can only move towards high scores, as long as the scores do
+    not depend on the image's edge. Initially, the scores measure the amount of ink. Kernels are
+    symmetric, so that a window is centred on the pattern that it follows. Otherwise it could settle
+    on the end of a stroke: the ends of ones resemble each other more than whole ones do.
     """
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Thetas of `translation_scale`, `[b, 3]`."""
+        """Returns thetas of `translation_scale`, `[b, 3]`."""
         x = avg_pool(images, (4, 4))
-        x = jnp.pad(x, ((0, 0), (3, 3), (3, 3), (0, 0)))  # once: more padding would reveal the edge
+        # Padded only once, because padding in each layer would reveal where the edge is.
+        x = jnp.pad(x, ((0, 0), (3, 3), (3, 3), (0, 0)))
         x = SymmetricConv(16, 3)(SymmetricConv(16, 5)(x))
         scores = Conv(1, (1, 1), kernel_init=nn.initializers.constant(INK))(x)
         weights = nn.softmax(scores[..., 0], axis=(1, 2))
@@ -79,7 +82,7 @@ class Localiser(nn.Module):
 
 
 def locate(params: Params, images: jax.Array) -> jax.Array:
-    """The theta of each image's window, `[b, 3]`."""
+    """Returns the theta of each image's window, `[b, 3]`."""
     return jnp.asarray(Localiser().apply({"params": params}, images))
 
 
@@ -95,8 +98,8 @@ def pretrain(
         learning_rate: the peak learning rate.
 
     Returns:
-        The features of the encoder, `[b, 28, 28, 1] -> [b, d]`, and its error on the validation
-        split in %.
+        The encoder as a function from images `[b, 28, 28, 1]` to features `[b, d]`, and its error
+        on the validation split in %.
     """
     network = CNN()
     steps = epochs * (len(dataset.train) // ENCODER_BATCH)

@@ -1,6 +1,5 @@
 """The compiled training of the localisation networks, one for each digit."""
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,8 +44,8 @@ class DigitsTrainer:
         def order(key: jax.Array, epoch: int) -> jax.Array:
             return training.epoch_order(key, epoch, settings.images, settings.batch_size)
 
-        mesh = sharding.member_mesh(divides=len(DIGITS))
-        self._train = jax.jit(population.over_members(train, mesh=mesh))
+        self._mesh = sharding.member_mesh(divides=len(DIGITS))
+        self._train = jax.jit(population.over_members(train, mesh=self._mesh))
         self._order = jax.jit(jax.vmap(order, in_axes=(0, None)))
 
     def initial_states(self) -> list[TrainState]:
@@ -60,16 +59,15 @@ class DigitsTrainer:
 
         uses = (PARAMETERS, TRAINING)
         keys = [jax.random.split(key_for(self._settings, use), len(DIGITS)) for use in uses]
-        states = init(jnp.stack(keys, axis=1))
-        return [self.member(states, i) for i in range(len(DIGITS))]
+        return sharding.unstack_members(init(jnp.stack(keys, axis=1)), len(DIGITS))
 
     def join(self, states: Sequence[TrainState]) -> TrainState:
         """The states with a leading axis of digits."""
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        return sharding.stack_members(states, self._mesh)
 
     def member(self, states: TrainState, index: int) -> TrainState:
         """The state of one network."""
-        return jax.tree.map(operator.itemgetter(index), states)
+        return sharding.take_member(states, index)
 
     def order(self, states: TrainState, epoch: int) -> jax.Array:
         """The images of each batch of an epoch, `[digits, steps, b]`."""

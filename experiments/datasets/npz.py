@@ -13,7 +13,7 @@ from experiments.datasets.dataset import DatasetError, Split, one_line
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 CHANNELS = (1, 3)
 
-_MAX_LABEL = 2**16 - 1  # a wrong label would make a network that fits in no memory
+_MAX_LABEL = 2**16 - 1  # a corrupt label must not lead to a network that exceeds the memory
 
 
 def read(path: Path) -> tuple[Split, Split, int]:
@@ -48,14 +48,14 @@ def read(path: Path) -> tuple[Split, Split, int]:
 
 
 def read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Reads some arrays of an .npz file, of any type except pickled objects.
+    """Reads the arrays named `keys` from an .npz file. Pickled objects are rejected.
 
     Raises:
         DatasetError: the file or an array cannot be read.
     """
     expected = f"an .npz file with the arrays {', '.join(keys)}"
-    # For damaged files, NumPy and its readers raise a dozen unrelated exception types. NumPy would
-    # leave the file open after an error, so it is opened here.
+    # For damaged files, NumPy and its readers raise a dozen unrelated exception types. The file is
+    # opened here, because NumPy would leave it open after an error.
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
@@ -79,8 +79,8 @@ def _member(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> np.ndarray:
         array = archive[key]
     except Exception as error:
         raise DatasetError(
-            f"{path}: the array {key} cannot be read ({one_line(error)}); expected numbers, "
-            "neither damaged nor pickled"
+            f"{path}: the array {key} cannot be read ({one_line(error)}); expected an undamaged "
+            "array of numbers, not of pickled objects"
         ) from error
     if not isinstance(array, np.ndarray):
         raise DatasetError(f"{path}: {key} is not an array in NumPy's format; expected one")
@@ -130,7 +130,7 @@ def _labels(array: np.ndarray, source: str) -> np.ndarray:
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > _MAX_LABEL:
         raise DatasetError(
-            f"{source} has labels from {low} to {high}; expected 0 to the number of classes minus "
-            f"1, at most {_MAX_LABEL}"
+            f"{source} has labels from {low} to {high}; expected labels from 0 to at most "
+            f"{_MAX_LABEL}"
         )
     return array.astype(np.int32)

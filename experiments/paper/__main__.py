@@ -28,9 +28,9 @@ class PaperOptions:
     """Train the networks of a table of the paper.
 
     Each entry of a table, a cell, is trained once per seed; finished runs are skipped. To continue
-    after an interruption, give the same command again. To share the work, give it several times at
-    once, also on other machines that use the same folder. Then `python -m experiments.report`
-    writes the tables.
+    after an interruption, run the same command again. To share the work, run it in several
+    processes at once, on one machine or on several that share the folder of the runs. Then
+    `python -m experiments.report` writes the tables.
     """
 
     table: Annotated[TableName, tyro.conf.Positional]
@@ -54,17 +54,17 @@ class PaperOptions:
     data_dir: OptionalStr = None
     """Folder with the data, as for experiments.train."""
     again: bool = False
-    """Repeat runs that are finished, damaged or have other settings. The old run folders are
-    renamed, not deleted. To continue after an interruption, omit this flag."""
+    """Repeat runs that are finished or damaged, or whose settings have changed. The old run folders
+    are renamed, not deleted. To continue after an interruption, omit this flag."""
     figures: bool = True
     """Draw the figures of each run."""
     diagnostics: bool = False
     """Measure how frames and predictions respond to known transformations, as experiments.train
-    does."""
+    does with the same flag."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns the exit code, and prints errors in one line."""
+    """Runs the command and returns the exit code. An error is printed as one line."""
     given = sys.argv[1:] if arguments is None else arguments
     return run_command(lambda: _run(given))
 
@@ -100,7 +100,7 @@ def _print_summary(
     wanted: Sequence[runner.CellRun],
     skipped: runner.Skipped,
 ) -> None:
-    """Prints how many runs are finished; raises `RunError` if folders were in the way."""
+    """Prints how many runs are finished; raises `RunError` if some runs need `--again`."""
     finished = [run for run in wanted if run not in (*skipped.held, *skipped.in_the_way)]
     diverged = sum((run.folder / runner.DIVERGED).exists() for run in finished)
     print(
@@ -111,7 +111,7 @@ def _print_summary(
         print(f"{len(skipped.held)} runs are in use by other processes; repeat the command later")
     if skipped.in_the_way:
         places = ", ".join(str(run.folder) for run in skipped.in_the_way)
-        raise RunError(f"left out, unless with --again: {places}")
+        raise RunError(f"runs that are damaged or have other settings need --again: {places}")
 
 
 def _check_options(options: PaperOptions, seeds: int, arguments: list[str]) -> None:
@@ -119,15 +119,15 @@ def _check_options(options: PaperOptions, seeds: int, arguments: list[str]) -> N
     for flag, value in {"--seeds": seeds, "--at-once": options.at_once}.items():
         if value is not None and value < 1:
             raise ConfigError(f"{flag} must be positive; got {value}")
-    if "--cells" in arguments and not options.cells:  # such as from an empty shell variable
-        raise ConfigError("--cells must name cells, or be left out for all; got none")
+    if "--cells" in arguments and not options.cells:  # for example, from an empty variable
+        raise ConfigError("--cells must name cells, or be left out to train all; got none")
     if options.diagnostics and options.table in ("colocalisation", "projection3d"):
         raise ConfigError(f"--diagnostics must be left out with {options.table}")
 
 
 @contextlib.contextmanager
 def _compilation_options(*, fast: bool) -> Iterator[None]:
-    """Disables most optimizations if `fast`: a smoke test spends half its time compiling."""
+    """If `fast`, disables most optimisations, as compiling takes half of a smoke test's time."""
     import jax
 
     flag = "jax_disable_most_optimizations"
@@ -141,7 +141,7 @@ def _compilation_options(*, fast: bool) -> Iterator[None]:
 
 def _default_at_once(seeds: int) -> int:
     """How many seeds are trained together: one on a CPU, where separate processes are faster."""
-    if seeds == 1:  # need not start jax
+    if seeds == 1:  # avoids importing jax
         return 1
     import jax
 

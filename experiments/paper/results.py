@@ -8,8 +8,9 @@ from experiments.colocalisation.options import ColocalisationSettings
 from experiments.paper.cells import Cell
 from experiments.settings.config import Data
 
-MAX_OUTSIDE = 0.5  # a transformer has left the image if more of its samples are outside
-DECIMALS = 4  # of errors in %: the precision of float32; a test set of 10,000 needs two
+MAX_OUTSIDE = 0.5  # with a larger share of samples outside, a transformer has left the image
+# Decimals of errors in %. float32 is precise to four, and a test set of 10,000 needs only two.
+DECIMALS = 4
 
 
 class RunResult(NamedTuple):
@@ -37,7 +38,7 @@ class RunResult(NamedTuple):
 class CellResult(NamedTuple):
     """The results of a cell's runs, and how the runs were made.
 
-    If runs differ in a text below, it joins the different values with "; ". Everything except
+    If a text differs between runs, the different values are joined with "; ". Everything except
     `runs` and `settings` is None if all runs diverged.
 
     Attributes:
@@ -125,7 +126,7 @@ def _rounded_mean(values: Sequence[float]) -> float | None:
 
 
 def merge_results(found: CellResult | None, recorded: CellResult | None) -> CellResult | None:
-    """Merges the result in run folders with the recorded one. For each seed, the folder wins."""
+    """Merges the result in run folders with the recorded one, which is used for missing seeds."""
     if found is None or recorded is None:
         return found or recorded
     runs = {run.seed: run for run in (*recorded.runs, *found.runs)}
@@ -149,7 +150,7 @@ _SEPARATOR = "; "
 
 
 def join_distinct(texts: Iterable[str | None]) -> str | None:
-    """Joins the distinct texts. A text may itself be such a join."""
+    """Joins the distinct texts. A text that is itself a join is split first."""
     parts = [part for text in texts if text is not None for part in text.split(_SEPARATOR)]
     return _SEPARATOR.join(dict.fromkeys(parts)) or None
 
@@ -164,7 +165,7 @@ def join_versions(versions: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def find_plain_cell(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
-    """The same kind of network without a transformer, trained as long on the same data.
+    """Finds the same kind of network without a transformer, trained as long on the same data.
 
     Returns:
         One of `cells`; None if there is no such cell, or if `cell` has no transformer itself.

@@ -23,7 +23,7 @@ class EpochMetrics(NamedTuple):
         step: the number of updates at its end.
         values: `[steps]` for each metric, the means of its batches.
         seconds: the time that its updates took.
-        validation: the means over the validation split; NaN after a divergence.
+        validation: the means over the validation split.
     """
 
     step: int

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import operator
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -152,7 +151,7 @@ class PopulationTrainer:
     def __init__(
         self, configs: Sequence[Config], strategy: Strategy | None, mesh: Mesh | None
     ) -> None:
-        shape = static_config(configs[0])
+        shape, self._mesh = static_config(configs[0]), mesh
         base, self._programs = _compiled(shape, strategy, mesh)
         _, self._training, self._validation = _placed(_source(shape.data), mesh)
         self.num_members, self.steps_per_epoch = len(configs), base.steps_per_epoch
@@ -165,17 +164,16 @@ class PopulationTrainer:
 
     def initial_states(self) -> list[TrainState]:
         """The state of each member before the first step."""
-        states = self._programs.init(self._hparams)
-        return [self.member(states, i) for i in range(self.num_members)]
+        return sharding.unstack_members(self._programs.init(self._hparams), self.num_members)
 
     def join(self, states: Sequence[TrainState]) -> TrainState:
         """The states with a leading axis of members."""
         filled = [*states, *states[-1:] * (self._filled - self.num_members)]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled)
+        return sharding.stack_members(filled, self._mesh)
 
     def member(self, states: TrainState, index: int) -> TrainState:
         """The state of one member."""
-        return jax.tree.map(operator.itemgetter(index), states)
+        return sharding.take_member(states, index)
 
     def order(self, states: TrainState, epoch: int) -> jax.Array:
         """The examples of each batch of an epoch, `[m, steps, b]`."""

@@ -6,12 +6,15 @@ because random numbers are drawn per example.
 
 import contextlib
 import math
+import operator
 import os
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -20,7 +23,7 @@ from experiments.runs.checkpoints import Snapshot, from_storable, to_storable
 from experiments.runs.records import RunError
 from experiments.settings.config import Run
 from experiments.settings.validation import mesh_sizes
-from stn_jax.training import Batch, Preprocess
+from stn_jax.training import Batch, Preprocess, TrainState
 from stn_jax.training.population import MEMBER
 
 BATCH = "batch"
@@ -154,6 +157,29 @@ def replicate(tree: Any, mesh: Mesh | None) -> Any:
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     return jax.tree.map(put, tree)
+
+
+def stack_members(states: Sequence[TrainState], mesh: Mesh | None) -> TrainState:
+    """States with a leading axis of members, spread as `population.over_members` returns them.
+
+    With another sharding, every function would be compiled twice.
+    """
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    if mesh is None:
+        return stacked
+    return jax.device_put(stacked, NamedSharding(mesh, PartitionSpec(MEMBER)))
+
+
+@jax.jit  # one program instead of one for each leaf
+def take_member(states: TrainState, index: int) -> TrainState:
+    """The state of one member."""
+    return jax.tree.map(operator.itemgetter(index), states)
+
+
+def unstack_members(states: TrainState, count: int) -> list[TrainState]:
+    """The states of the first `count` members, on one device: on a mesh, each would take 50 ms."""
+    states = jax.device_put(states, jax.devices()[0])
+    return [take_member(states, i) for i in range(count)]
 
 
 def shard_batches(preprocess: Preprocess, mesh: Mesh | None) -> Preprocess:

@@ -76,7 +76,10 @@ def train_process(arguments: list[str], compiled: pathlib.Path) -> NoReturn:
     """Trains, and exits with the exit code of the command."""
     jax.config.update("jax_num_cpu_devices", NUM_DEVICES)
     with keeping_compiled(compiled):
-        sys.exit(train.main(arguments))
+        code = train.main(arguments)
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()  # a forked process does not do this at exit
+    sys.exit(code)
 
 
 def train_in_parts(arguments: list[str], compiled: pathlib.Path) -> NoReturn:

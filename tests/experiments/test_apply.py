@@ -189,6 +189,7 @@ def test_series_writes_one_image_and_parallel_transformers_one_each(
     assert [len(record["theta"]) for record in lines] == [count] * len(names)
 
 
+@pytest.mark.slow
 def test_splines_between_blocks_straighten_signs(
     tmp_path: pathlib.Path, straighten: Callable[..., int]
 ) -> None:

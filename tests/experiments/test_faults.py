@@ -30,6 +30,7 @@ def train_and_kill(
     return process.exitcode, duration
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.faults)])
 def test_run_killed_at_random_moments_has_same_result(
     kills: int,

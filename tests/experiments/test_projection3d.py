@@ -22,6 +22,7 @@ def arguments(data_file: pathlib.Path) -> list[str]:
     return ["projection3d", "--dataset", "npz", "--data-file", str(data_file), *SOLIDS.split()]
 
 
+@pytest.mark.slow
 def test_learned_view_is_trained_and_drawn(
     arguments: list[str], run: Callable[..., int], tmp_path: pathlib.Path
 ) -> None:

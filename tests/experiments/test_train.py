@@ -102,6 +102,7 @@ def test_missing_data_set_leaves_no_folder(
     assert not os.listdir(empty)
 
 
+@pytest.mark.slow
 def test_command_without_a_terminal(
     tiny: list[str], tmp_path: pathlib.Path, compiled: pathlib.Path
 ) -> None:

@@ -49,7 +49,13 @@ def identity(transform: Any, dtype: str) -> jax.Array:
     return jnp.asarray(transform.identity, jnp.promote_types(dtype, jnp.float32))
 
 
-@pytest.mark.parametrize("start", range(0, len(SHAPES), 10))
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(start, marks=[] if start % 60 == 0 else [pytest.mark.slow])
+        for start in range(0, len(SHAPES), 10)
+    ],
+)
 def test_identity_is_exact_at_every_size(start: int) -> None:
     for shape in SHAPES[start : start + 10]:
         image = random_image(shape, "float32")

@@ -1,4 +1,4 @@
-"""The data set as each of its readers returns it."""
+"""The form in which every reader returns the data set."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ TEST_COUNT = 12630
 
 
 class Signs(NamedTuple):
-    """Images uint8 `[n, size, size, 3]`, in the official order.
+    """The data set in the official order. Images are uint8 `[n, size, size, 3]`.
 
     Attributes:
         name: the training set, `FINAL` or `FIRST_STAGE`.
         train: the training examples.
-        tracks: int32 `[n]`. Up to 30 consecutive training images, with equal track and class, show
-            one physical sign.
-        test: the test examples, each of another physical sign.
+        tracks: the track of each training image, int32 `[n]`. Up to 30 consecutive images with the
+            same track and class show one physical sign.
+        test: the test examples, each of a different physical sign.
     """
 
     name: TrainingSet

@@ -165,6 +165,7 @@ def test_measurements_of_no_move_are_zero(scenes: pathlib.Path) -> None:
         assert set(unmoved.values()) == {0.0}
 
 
+@pytest.mark.slow
 def test_run_records_and_redraws_diagnostics_on_request(
     unfinished: pathlib.Path, tiny: list[str], run: Callable[..., int]
 ) -> None:

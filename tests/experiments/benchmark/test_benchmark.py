@@ -65,6 +65,7 @@ def test_sampler_is_compared_with_a_peer(
     assert memory["image_and_theta"] > memory["forward"] > 0
 
 
+@pytest.mark.slow
 def test_steps_run_without_peers(tmp_path: pathlib.Path) -> None:
     out = tmp_path / "out.json"
     assert run("--part", "step", "--peers", "kornia", "--cases", "cnn-256", "--out", out) == 0

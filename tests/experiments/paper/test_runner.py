@@ -348,7 +348,8 @@ def test_command_trains_the_cells_of_a_table(
     assert paper.main(command) == 1
     shown = capsys.readouterr()
     assert f"{count - 1} of {count} runs are finished in {folder.parents[1]}, 1 of" in shown.out
-    assert shown.err == f"error: left out, unless with --again: {folder}\n"
+    expected = "runs that are damaged or have other settings need --again"
+    assert shown.err == f"error: {expected}: {folder}\n"
 
 
 @pytest.mark.parametrize("budget", ["quick", "standard"])

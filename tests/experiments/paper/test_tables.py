@@ -129,6 +129,7 @@ def num_params(cell: Cell) -> int:
     return count_params(jax.eval_shape(lambda: initial_state(experiment)).params)
 
 
+@pytest.mark.slow
 def test_networks_of_a_kind_have_equally_many_parameters() -> None:
     found = collections.defaultdict(list)
     for cell in cells_of("table1"):

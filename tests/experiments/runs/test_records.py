@@ -5,14 +5,11 @@ import math
 import os
 import pathlib
 import shlex
-from collections.abc import Callable
 from importlib import metadata
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from PIL import Image
 
@@ -24,16 +21,11 @@ from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.records import JsonLines, RunError, read_lines
 from experiments.settings import command_line
 from experiments.settings.conversion import config_from_dict
-from experiments.training import optimizers
 from experiments.training.experiment import (
-    Experiment,
     build_experiment,
     initial_state,
     params_sha256,
 )
-from experiments.training.single import SingleTrainer
-from experiments.workflow import training_run
-from stn_jax.training import Params
 from tests.experiments.conftest import read_events, read_records, read_scalars, read_summary
 
 EPOCHS, STEPS = 3, 6  # of the finished run
@@ -181,165 +173,6 @@ def test_finished_run_has_no_other_files(finished: pathlib.Path) -> None:
         "summary.json",
         "tensorboard",
     ]
-
-
-@pytest.fixture
-def evaluate_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
-    """A function that replaces `SingleTrainer.evaluate`. The replacement receives the original."""
-    original = SingleTrainer.evaluate
-
-    def patch(evaluate: Callable[..., Any]) -> None:
-        monkeypatch.setattr(
-            SingleTrainer, "evaluate", lambda *arguments: evaluate(original, *arguments)
-        )
-
-    return patch
-
-
-def test_test_set_is_evaluated_once(
-    evaluate_by: Callable[[Callable[..., Any]], None],
-    run: Callable[..., int],
-    tiny: list[str],
-    tmp_path: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    evaluated, make_tester = [], training_run.make_tester
-
-    def validate(original: Callable[..., Any], trainer: SingleTrainer, *arguments: Any) -> Any:
-        evaluated.append(len(trainer._validation["label"]))
-        return original(trainer, *arguments)
-
-    def counting(experiment: Experiment, mesh: Any) -> Callable[[Params], Any]:
-        tester = make_tester(experiment, mesh)
-
-        def test(params: Params) -> Any:
-            metrics = tester(params)
-            evaluated.append(metrics.confusions.sum())
-            return metrics
-
-        return test
-
-    evaluate_by(validate)
-    monkeypatch.setattr(training_run, "make_tester", counting)
-    assert run(*tiny, "--run-dir", tmp_path / "run", "--no-figures") == 0
-    assert evaluated == [4, 4, 4, 25]
-    assert not (tmp_path / "run" / "figures").exists()
-
-
-# --- Divergence -----------------------------------------------------------------------------------
-
-
-def failure(capsys: pytest.CaptureFixture[str]) -> str:
-    """The error message, which must be one line."""
-    (line,) = [each for each in capsys.readouterr().err.splitlines() if each.startswith("error")]
-    return line.removeprefix("error: ")
-
-
-@pytest.fixture
-def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
-    """A function that multiplies the update of a step, counted from 1, by a factor."""
-    make_optimizer = optimizers.make_optimizer
-
-    def patch(step: int, factor: float) -> None:
-        def spoiling(*arguments: Any) -> optax.GradientTransformation:
-            spoiled = optax.scale_by_schedule(lambda n: jnp.where(n == step - 1, factor, 1.0))
-            return optax.chain(make_optimizer(*arguments), spoiled)
-
-        monkeypatch.setattr(optimizers, "make_optimizer", spoiling)
-
-    return patch
-
-
-def test_run_that_diverges_at_the_first_step_leaves_no_folder(
-    spoil: Callable[[int, float], None],
-    run: Callable[..., int],
-    tiny: list[str],
-    tmp_path: pathlib.Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    spoil(1, math.inf)
-    folder = tmp_path / "run"
-    for again in ([], ["--resume", "auto"]):
-        assert run(*tiny, "--run-dir", folder, "--no-figures", *again) == 1
-        assert failure(capsys) == (
-            "training diverged at step 1, in epoch 1: its parameters are not finite; lower "
-            "--learning-rate or set --clip-norm, in another --run-dir; no step was good"
-        )
-        assert not folder.exists()
-
-
-@pytest.mark.parametrize(
-    ("spoiled", "factor", "bad", "epoch", "reason"),
-    [
-        (15, math.inf, 15, 3, "its parameters are not finite"),
-        (9, 1e30, 10, 2, "its loss is nan"),
-    ],
-)
-def test_run_that_diverges_later_keeps_the_last_good_state(
-    spoiled: int,
-    factor: float,
-    bad: int,
-    epoch: int,
-    reason: str,
-    spoil: Callable[[int, float], None],
-    run: Callable[..., int],
-    tiny: list[str],
-    tmp_path: pathlib.Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    spoil(spoiled, factor)
-    folder = tmp_path / "run"
-    for again in ([], ["--resume", "must"]):
-        assert run(*tiny, "--run-dir", folder, "--no-figures", *again) == 1
-        assert failure(capsys) == (
-            f"training diverged at step {bad}, in epoch {epoch}: {reason}; lower --learning-rate "
-            "or set --clip-norm, in another --run-dir; the last good state is "
-            f"{folder}/checkpoints/{bad - 1}.msgpack"
-        )
-        assert (folder / "checkpoints" / f"{bad - 1}.msgpack").exists()
-        assert not (folder / "summary.json").exists()
-        found = read_records(folder / "metrics.jsonl")
-        assert [record["epoch"] for record in found] == list(range(1, epoch))
-        assert [type(record["step"]) for record in found] == [int] * len(found)
-
-
-def test_epoch_with_non_finite_validation_loss_is_not_recorded(
-    evaluate_by: Callable[[Callable[..., Any]], None],
-    run: Callable[..., int],
-    tiny: list[str],
-    tmp_path: pathlib.Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    evaluated = []
-
-    def spoilt(original: Callable[..., Any], *arguments: Any) -> Any:
-        evaluated.append(arguments)
-        means = original(*arguments)
-        return means | ({"loss": jnp.asarray([jnp.inf])} if len(evaluated) == 2 else {})
-
-    evaluate_by(spoilt)
-    folder = tmp_path / "run"
-    assert run(*tiny, "--run-dir", folder, "--no-figures") == 1
-    assert failure(capsys) == (
-        "training diverged in epoch 2: the validation loss is inf; lower --learning-rate or set "
-        "--clip-norm, in another --run-dir; the last good checkpoint is "
-        f"{folder}/checkpoints/6.msgpack"
-    )
-    assert [record["epoch"] for record in read_records(folder / "metrics.jsonl")] == [1]
-
-
-def test_missing_records_of_trained_epochs_are_an_error(
-    unfinished: pathlib.Path,
-    run: Callable[..., int],
-    tiny: list[str],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    (unfinished / "metrics.jsonl").unlink()
-    assert run(*tiny, "--run-dir", unfinished, "--resume", "auto") == 1
-    assert failure(capsys) == (
-        f"{unfinished}/metrics.jsonl: must hold a record of each of the 3 epochs that were "
-        "trained; got 0; start anew in another --run-dir"
-    )
 
 
 def test_images_without_contrast_can_be_displayed(tmp_path: pathlib.Path, tiny: list[str]) -> None:

@@ -10,6 +10,7 @@ from experiments.sweep.storage import StudyLocation, load_study
 from tests.experiments.conftest import keeping_compiled
 
 
+@pytest.mark.slow
 def test_sweep_trains_real_networks(
     tiny: list[str],
     compiled: pathlib.Path,

@@ -65,6 +65,7 @@ def count(location: StudyLocation, state: str) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_no_trial(
     location: StudyLocation, start: Callable[..., subprocess.Popen[str]]
 ) -> None:

@@ -100,6 +100,7 @@ def test_networks_without_a_transformer(model: str) -> None:
     assert_trains(network(model), count=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "transform"),
     [

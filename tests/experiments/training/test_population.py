@@ -73,6 +73,7 @@ def records_alone(config: Config) -> list[Record | None]:
     return keeper.records
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiling")
 def test_members_train_as_runs_alone(varied: list[Config]) -> None:
     assert group_by_program(varied) == [[0, 1, 2]]

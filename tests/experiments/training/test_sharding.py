@@ -59,6 +59,7 @@ def write_losses(arguments: list[str], compiled: Path, output: Path) -> None:
     output.write_text(json.dumps(results))
 
 
+@pytest.mark.slow
 def test_result_is_the_same_on_any_number_of_devices(
     tiny: list[str], compiled: Path, tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ def free_address() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_result_is_the_same_in_two_processes(
     tiny: list[str], compiled: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +111,7 @@ def test_result_is_the_same_in_two_processes(
         assert read_summary(runs / "0")[name] == expected
 
 
+@pytest.mark.slow
 def test_signal_to_one_process_stops_all(tiny: list[str], compiled: Path, tmp_path: Path) -> None:
     arguments = [*tiny, *SETTINGS.split(), "--epochs", "1000000", "--run-dir", str(tmp_path / "0")]
     arguments += ["--coordinator", free_address(), "--num-processes", "2", "--process-id"]
