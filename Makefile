@@ -50,7 +50,7 @@ format: $(INSTALLED)  ## Format the code and apply ruff's fixes.
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .jax_cache
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

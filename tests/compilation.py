@@ -13,10 +13,10 @@ FLAG = "jax_disable_most_optimizations"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compile_quickly() -> Iterator[None]:
-    """Disables most of XLA's optimisations."""
+def compile_quickly(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Disables most of XLA's optimisations, except in modules with `OPTIMISED = True`."""
     before = jax.config.values[FLAG]
-    jax.config.update(FLAG, True)
+    jax.config.update(FLAG, before or not getattr(request.module, "OPTIMISED", False))
     yield
     jax.config.update(FLAG, before)
 

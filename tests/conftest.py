@@ -22,6 +22,13 @@ hypothesis.settings.register_profile("faults", max_examples=2000)  # see `make t
 # Two devices, so that sharding can be tested. Other tests run on the first one.
 jax.config.update("jax_num_cpu_devices", 2)
 
+# Two thirds of the time is compilation. The cache keeps programs from one run of the tests to the
+# next; a change of a program, of a flag or of JAX is another entry.
+COMPILED = pathlib.Path(__file__).parent.parent / ".jax_cache"
+jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

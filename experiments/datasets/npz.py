@@ -130,7 +130,6 @@ def _labels(array: np.ndarray, source: str) -> np.ndarray:
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > _MAX_LABEL:
         raise DatasetError(
-            f"{source} has labels from {low} to {high}; expected labels from 0 to at most "
-            f"{_MAX_LABEL}"
+            f"{source} has labels from {low} to {high}; expected labels from 0 to {_MAX_LABEL}"
         )
     return array.astype(np.int32)

@@ -139,9 +139,9 @@ def checkpoint_every_epoch() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The folder of cached programs."""
-    return tmp_path_factory.mktemp("compiled")
+def compiled() -> pathlib.Path:
+    """The folder of cached programs, which outlives the session."""
+    return pathlib.Path(str(jax.config.values["jax_compilation_cache_dir"]))
 
 
 @pytest.fixture(scope="session")

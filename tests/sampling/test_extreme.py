@@ -15,6 +15,8 @@ import stn_jax
 from tests import oracles
 from tests.options import OPTIONS, every_option
 
+OPTIMISED = True  # the programs that users run
+
 HUGE = [1e9, 3e9, 2.0**31, 2.0**32, 1e20, 3e38, 1e38]
 NOT_FINITE = [np.nan, np.inf, -np.inf]
 

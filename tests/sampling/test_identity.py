@@ -17,6 +17,8 @@ import stn_jax
 from stn_jax import transforms
 from tests import oracles
 
+OPTIMISED = True  # the programs that users run
+
 SIZES = [*range(1, 258), 511, 512, 1000, 1024]
 # Small sizes are paired with large ones, so that no image is large in both directions.
 SHAPES = list(zip(SIZES, SIZES[::-1], strict=True))[: len(SIZES) // 2 + 1]

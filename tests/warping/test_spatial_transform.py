@@ -12,6 +12,8 @@ import stn_jax
 from stn_jax import transforms
 from tests.warping.families import both_corners, every_planar, near_identity
 
+OPTIMISED = True  # the programs that users run
+
 RNG = np.random.default_rng(0)
 
 
