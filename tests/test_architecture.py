@@ -67,7 +67,7 @@ EXPERIMENTS = {
 MAX_UNITS, MAX_LEVELS = 18, 8
 # Units that start without JAX, so that `--help` and wrong flags answer at once.
 WITHOUT_JAX = ("settings", "plots", "datasets", "sweep")
-# Modules that print: commands, and what they leave the conversation with the user to.
+# Modules that print: commands, and the modules that commands delegate their output to.
 PRINTING = (
     "apply",
     "figures",

@@ -43,7 +43,7 @@ from experiments.runs.records import JsonLines, provenance, read_json, write_jso
 from experiments.runs.tensorboard import TensorBoardWriter
 from experiments.training import loop
 from experiments.training.experiment import count_params
-from experiments.training.loop import DivergedError
+from experiments.training.loop import Callback, DivergedError, Loop
 from experiments.training.metrics import Record
 from stn_jax import colocalisation
 from stn_jax.training import Params, TrainState
@@ -131,7 +131,7 @@ def _train_and_record(
     return summary
 
 
-class WindowRecorder(loop.Callback):
+class WindowRecorder(Callback):
     """Writes the loss and the success of each digit, and keeps the windows for the figures.
 
     Args:
@@ -147,7 +147,7 @@ class WindowRecorder(loop.Callback):
         self._open = contextlib.ExitStack()
         self.stages: dict[int, np.ndarray] = {}
 
-    def on_start(self, loop: loop.Loop) -> None:
+    def on_start(self, loop: Loop) -> None:
         """Opens the files."""
         lines = JsonLines(self._folder / "metrics.jsonl", 0)
         writer = TensorBoardWriter(self._folder / "tensorboard", 0)
@@ -156,7 +156,7 @@ class WindowRecorder(loop.Callback):
         self.stages[0] = find(loop.states.params, self._sets.images)
         self._started = time.perf_counter()
 
-    def on_epoch(self, loop: loop.Loop, records: Sequence[Record | None]) -> None:
+    def on_epoch(self, loop: Loop, records: Sequence[Record | None]) -> None:
         """Writes at most `RECORDS` records over the training."""
         if loop.epoch % math.ceil(loop.epochs / RECORDS) and not loop.is_done:
             return
@@ -171,7 +171,7 @@ class WindowRecorder(loop.Callback):
         means = {"loss": float(np.mean(losses)), "success": float(np.mean(success))}
         self._tensorboard.add_scalars(means, loop.epoch)
 
-    def on_divergence(self, loop: loop.Loop, index: int, error: DivergedError) -> None:
+    def on_divergence(self, loop: Loop, index: int, error: DivergedError) -> None:
         """Ends the training."""
         raise DivergedError(f"training diverged for the digit {index}: lower learning_rate")
 

@@ -27,6 +27,7 @@ from experiments.training.experiment import (
     load_dataset,
     params_sha256,
 )
+from experiments.training.loop import Callback, Loop
 from experiments.training.metrics import EpochMetrics, Record, epoch_record
 from stn_jax import population, training
 from stn_jax.training import Batch, Means, TrainState, Values
@@ -40,7 +41,8 @@ class MemberResult(NamedTuple):
     """The result of a member.
 
     Attributes:
-        validation_error: in percent, after its last epoch; NaN if it diverged.
+        validation_error: in percent, after its last epoch; NaN if it diverged or its last
+            validation loss is not finite.
         epochs: the number of epochs that it trained.
         steps: the number of updates.
         num_params: the number of parameters.
@@ -98,20 +100,21 @@ def train_population(
         np.nan if record is None or i in errors else record["validation_error"]
         for i, record in enumerate(watch.last)
     ]
+    states = sharding.unstack_members(training_loop.states, len(configs))
     return [
-        _result(trainer.member(training_loop.states, i), steps, error, seconds)
-        for i, error in enumerate(validation_errors)
+        _result(state, steps, error, seconds)
+        for state, error in zip(states, validation_errors, strict=True)
     ]
 
 
-class _Watch(loop.Callback):
+class _Watch(Callback):
     """Calls `on_epoch`, and keeps the last record of each member."""
 
     def __init__(self, on_epoch: OnEpoch, count: int) -> None:
         self._on_epoch = on_epoch
         self.last: list[Record | None] = [None] * count
 
-    def on_epoch(self, loop: loop.Loop, records: Sequence[Record | None]) -> None:
+    def on_epoch(self, loop: Loop, records: Sequence[Record | None]) -> None:
         self.last = [new or old for new, old in zip(records, self.last, strict=True)]
         loop.active &= np.asarray(self._on_epoch(loop.epoch, records))
 

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jax.sharding import Mesh
+
 from experiments.analysis import diagnostics, run_figures
 from experiments.analysis.probe import Probe
 from experiments.analysis.summary import summarise
@@ -18,7 +20,7 @@ from experiments.settings.config import Config
 from experiments.settings.conversion import config_differences, config_to_dict
 from experiments.training import loop, sharding
 from experiments.training.experiment import Experiment, build_experiment
-from experiments.training.loop import DivergedError, Trainer
+from experiments.training.loop import Callback, DivergedError, Loop, Trainer
 from experiments.training.metrics import TestMetrics, make_tester
 from experiments.training.population import PopulationTrainer
 from experiments.training.single import SingleTrainer
@@ -53,10 +55,7 @@ def train_run(config: Config, folder: pathlib.Path, name: str, command: str) -> 
             return "nothing was recorded yet"
         return f"--run-dir {shlex.quote(str(folder))} --resume auto continues it"
 
-    def diverged(_: int, error: DivergedError) -> None:
-        raise error
-
-    summaries = train_runs([config], [folder], name, command, hint, diverged)
+    summaries = train_runs([config], [folder], name, command, hint, _raise)
     assert summaries[0] is not None  # a divergence raises an error
     return summaries[0]
 
@@ -118,11 +117,11 @@ def follow(config: Config, command: str) -> None:
         tempfile.TemporaryDirectory() as folder,
         listening(lambda number: shutil.rmtree(folder)) as stop,
     ):
+        _train([config], [pathlib.Path(folder)], command, stop, _raise)
 
-        def diverged(_: int, error: DivergedError) -> None:
-            raise error
 
-        _train([config], [pathlib.Path(folder)], command, stop, diverged)
+def _raise(_: int, error: DivergedError) -> None:
+    raise error
 
 
 def _claim(config: Config, folder: pathlib.Path) -> Summary | None:
@@ -162,8 +161,11 @@ def _train(
     return summaries
 
 
-def _trainer(configs: Sequence[Config]) -> tuple[Sequence[Experiment], Trainer, Any]:
-    """The experiments of the members, what trains them, and the mesh of their evaluation."""
+def _trainer(configs: Sequence[Config]) -> tuple[Sequence[Experiment], Trainer, Mesh | None]:
+    """The experiments of the members, their trainer, and the mesh for the test set.
+
+    Members are tested on one device, one after another.
+    """
     if len(configs) > 1:
         population = PopulationTrainer(configs, None, sharding.member_mesh(len(configs)))
         return population.experiments, population, None
@@ -172,13 +174,13 @@ def _trainer(configs: Sequence[Config]) -> tuple[Sequence[Experiment], Trainer, 
     return [experiment], SingleTrainer(experiment, mesh), mesh
 
 
-class _Divergence(loop.Callback):
+class _Divergence(Callback):
     """Passes on the errors of members that diverge, with all details."""
 
     def __init__(self, on_diverged: OnDiverged) -> None:
         self._on_diverged = on_diverged
 
-    def on_divergence(self, loop: loop.Loop, index: int, error: DivergedError) -> None:
+    def on_divergence(self, loop: Loop, index: int, error: DivergedError) -> None:
         self._on_diverged(index, error)
 
 
