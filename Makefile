@@ -26,8 +26,8 @@ test-postgres: $(INSTALLED)  ## Test sweeps on a PostgreSQL server that the test
 
 # Tests of what an older JAX could break: values, derivatives, batching, sharding and modules.
 # Argument errors and the many sizes and dtypes of images do not depend on the version of JAX.
-OLDEST := tests/transforms tests/nn tests/training \
-  tests/warping tests/test_api.py tests/test_architecture.py \
+OLDEST := tests/transforms tests/nn tests/linen tests/nnx tests/training \
+  tests/warping tests/test_api.py tests/test_architecture.py tests/test_modes.py \
   $(patsubst %,tests/sampling/test_%.py,onnx_vectors against_oracle identity extreme gradients \
   transformations compiled)
 

@@ -14,17 +14,14 @@ from experiments.datasets.image_files import (
     encode_png,
     pad_to_square,
     read_image,
-    resize_to,
     to_array,
 )
 from experiments.runs.records import JsonLines, RunError, write_atomically, writing
-from experiments.settings.config import PROJECTION_MODELS, Config, Model
+from experiments.settings.config import PROJECTION_MODELS
 from experiments.settings.errors import print_error, run_command
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from experiments.analysis.frames import Frame, FramePredictor
+    from experiments.analysis.loaded_model import LoadedModel
 
 # Functions import what imports JAX: --help and a wrong folder must be answered fast.
 
@@ -72,23 +69,16 @@ def apply(options: Apply) -> int:
     """
     files = _image_files(options.images)
 
-    import numpy as np
-
     from experiments.analysis import restore
-    from experiments.analysis.frames import FramePredictor
+    from experiments.analysis.loaded_model import LoadedModel
 
-    experiment, params, _ = restore.restore(options.run)
-    config = experiment.config
-    _check_applicable(options.run, config, experiment.dataset.train.images.dtype)
-    predict = FramePredictor(experiment, params)
-    count = len(predict(np.zeros(predict.input_shape, np.uint8)))
-    if count == 0:
-        raise RunError(f"{options.run}: --model {config.model.model} has no transformer of images")
-    names = _output_names(files, count)
+    model = LoadedModel(restore.restore(options.run))
+    _check_applicable(options.run, model)
+    names = _output_names(files, len(model.transforms))
     _check_unused(options.out, [*(name for each in names.values() for name in each), RECORDS])
     with writing(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
-    failed = _straighten_files(names, options.out, config, predict)
+    failed = _straighten_files(names, options.out, model)
     print(f"{len(files) - failed} of {len(files)} files straightened into {options.out}")
     return failed
 
@@ -107,14 +97,18 @@ def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
     return files
 
 
-def _check_applicable(run: pathlib.Path, config: Config, dtype: "np.dtype") -> None:
-    """Raises `RunError` unless the network takes single images that files can represent."""
-    if dtype != "uint8":
+def _check_applicable(run: pathlib.Path, model: "LoadedModel") -> None:
+    """Raises `RunError` unless the network warps single images that files can represent."""
+    config = model.config
+    if "uint8" not in model.image_dtypes:
+        dtype = " or ".join(model.image_dtypes)
         raise RunError(f"{run}: trained on {dtype} images, whose scale image files do not have")
     if config.model.model in PROJECTION_MODELS:
         raise RunError(f"{run}: --model {config.model.model} takes volumes, not images")
     if config.data.task == "add":
         raise RunError(f"{run}: --task add takes pairs of images, not single images")
+    if not model.transforms:
+        raise RunError(f"{run}: --model {config.model.model} has no transformer of images")
 
 
 def _output_names(files: Sequence[pathlib.Path], count: int) -> dict[pathlib.Path, list[str]]:
@@ -141,17 +135,14 @@ def _check_unused(folder: pathlib.Path, names: Iterable[str]) -> None:
 
 
 def _straighten_files(
-    names: Mapping[pathlib.Path, Sequence[str]],
-    out: pathlib.Path,
-    config: Config,
-    predict: "FramePredictor",
+    names: Mapping[pathlib.Path, Sequence[str]], out: pathlib.Path, model: "LoadedModel"
 ) -> int:
     """Writes the results and records of files, and returns the number of unreadable files."""
     failed = 0
     with contextlib.closing(JsonLines(out / RECORDS, 0)) as records:
         for file, its_names in names.items():
             try:
-                for record in _straighten_file(file, its_names, out, config, predict):
+                for record in _straighten_file(file, its_names, out, model):
                     records.append(record)
             except ImageError as error:
                 print_error(error, 1)
@@ -160,11 +151,7 @@ def _straighten_files(
 
 
 def _straighten_file(
-    file: pathlib.Path,
-    names: Sequence[str],
-    out: pathlib.Path,
-    config: Config,
-    predict: "FramePredictor",
+    file: pathlib.Path, names: Sequence[str], out: pathlib.Path, model: "LoadedModel"
 ) -> Iterator[dict[str, Any]]:
     """Writes the results of a file, and yields the record of each.
 
@@ -172,56 +159,20 @@ def _straighten_file(
         ImageError: if the file cannot be read.
         RunError: if a result cannot be written.
     """
-    image, margins = read_image(file), (0, 0)
-    if config.data.keep_aspect:
+    image, margins = to_array(read_image(file)), (0, 0)
+    if model.config.data.keep_aspect:
         image, margins = pad_to_square(image)
-    model, input_shape = config.model, predict.input_shape
-    for name, frame in zip(names, predict(resize_to(image, input_shape)), strict=True):
-        output = _straighten(to_array(image), frame, model, input_shape[:2])
+    thetas = model.theta(model.resize(image[None]))
+    outputs = model.straighten(image[None], thetas)
+    if len(names) == 1:
+        thetas, outputs = (thetas,), (outputs,)
+    for name, (theta,), (output,), settings in zip(
+        names, thetas, outputs, model.frame_settings, strict=True
+    ):
         write_atomically(out / name, encode_png(output))
-        shapes = {"input_shape": (image.height, image.width), "output_shape": output.shape[:2]}
+        shapes = {"input_shape": image.shape[:2], "output_shape": output.shape[:2]}
         record = {"file": file.name, "output": name, **shapes, "margins": margins}
-        yield record | _warp_arguments(frame, model, input_shape[:2])
-
-
-def _straighten(
-    image: "np.ndarray", frame: "Frame", model: Model, input_shape: tuple[int, int]
-) -> "np.ndarray":
-    """Warps an image `[h, w, c]` of bytes by a frame, at the resolution of the image."""
-    import jax
-    import numpy as np
-
-    import stn_jax
-
-    static = ("output_shape", "mode", "padding_mode", "align_corners")
-    straighten = jax.jit(stn_jax.straighten, static_argnums=(2, 3), static_argnames=static)
-    output = straighten(
-        image.astype(np.float32),
-        frame.theta[0],
-        frame.transform,
-        input_shape,
-        output_shape=frame.output_shape,
-        mode=model.mode,
-        padding_mode=model.padding_mode,
-        align_corners=model.align_corners,
-    )
-    return np.asarray(output)
-
-
-def _warp_arguments(frame: "Frame", model: Model, input_shape: tuple[int, int]) -> dict[str, Any]:
-    """The settings of the transform, and the arguments for `stn_jax.warp_points`, of a frame."""
-    spline = {}
-    if model.transform == "thin_plate_spline":
-        spline = {"control_points": model.control_points, "regularisation": model.regularisation}
-    return {
-        "transform": model.transform,
-        "in_series": model.transformers if model.placement == "series" else 1,
-        **spline,
-        "align_corners": model.align_corners,
-        "seen_input_shape": input_shape,
-        "seen_output_shape": frame.output_shape,
-        "theta": frame.theta[0].tolist(),
-    }
+        yield record | settings | {"theta": theta.tolist()}
 
 
 if __name__ == "__main__":

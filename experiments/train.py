@@ -48,6 +48,7 @@ def run(config: Config, preset: str, command: str) -> None:
     """Trains in the configured run folder, or continues there, and prints the result."""
     from experiments.workflow import training_run  # imports JAX; --help must stay fast
 
+    training_run.check_family(config)
     if config.run.process_id:
         training_run.follow(config, command)
         return

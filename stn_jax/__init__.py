@@ -1,4 +1,8 @@
-"""Spatial transformer networks in JAX: pure functions and Flax modules."""
+"""Spatial transformer networks in JAX: pure functions, and modules for Flax linen and NNX."""
+
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from stn_jax import (
     colocalisation,
@@ -21,6 +25,9 @@ from stn_jax.warping import (
     warp_points,
 )
 
+if TYPE_CHECKING:
+    from stn_jax import linen, nnx
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -30,7 +37,9 @@ __all__ = [
     "coordinates",
     "distortions",
     "grid_sample",
+    "linen",
     "nn",
+    "nnx",
     "outside_frame",
     "population",
     "poses",
@@ -41,3 +50,10 @@ __all__ = [
     "transforms",
     "warp_points",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Imports the modules for Flax when they are used, because Flax takes long to import."""
+    if name in ("linen", "nnx"):
+        return import_module(f"stn_jax.{name}")
+    raise AttributeError(f"module 'stn_jax' has no attribute {name!r}")

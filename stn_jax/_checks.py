@@ -1,17 +1,25 @@
 """Argument checks. Errors name the argument, what is allowed and what was given."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.export import is_symbolic_dim
+
+
+def one_line(value: object) -> str:
+    """Describes a value in an error message. Arrays are printed on one line and abbreviated."""
+    return textwrap.shorten(repr(value), 200, placeholder=" ...")
 
 
 def check_choice(argument: str, value: object, allowed: Iterable[str]) -> None:
     """Raises `ValueError` unless `value` is one of `allowed`."""
     allowed = tuple(allowed)
-    if value not in allowed:
-        raise ValueError(f"{argument} must be one of {', '.join(allowed)}; got {value!r}")
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{argument} must be one of {', '.join(allowed)}; got {one_line(value)}")
 
 
 def check_shape(argument: str, shape: Sequence[int], expected: str, ok: bool) -> None:
@@ -26,14 +34,25 @@ def describe_image_shape(ndim: int) -> str:
 
 
 def check_sizes(argument: str, sizes: object, ndim: int) -> tuple[int, ...]:
-    """Returns `sizes` as a tuple of `ndim` non-negative integers, or raises `ValueError`."""
+    """Returns `sizes` as a tuple of `ndim` non-negative integers, or raises `ValueError`.
+
+    Symbolic dimensions of `jax.export` are returned unchanged.
+    """
     try:
-        values = tuple(int(np.asarray(size).__index__()) for size in sizes)  # type: ignore[attr-defined]
+        values: tuple[Any, ...] = tuple(
+            size if is_symbolic_dim(size) else int(np.asarray(size).__index__())
+            for size in sizes  # type: ignore[attr-defined]
+        )
     except TypeError:
         values = (-1,)
-    if len(values) != ndim or min(values, default=0) < 0:
-        raise ValueError(f"{argument} must be {ndim} non-negative integers; got {sizes!r}")
+    if len(values) != ndim or any(size < 0 for size in values if is_static(size)):
+        raise ValueError(f"{argument} must be {ndim} non-negative integers; got {one_line(sizes)}")
     return values
+
+
+def is_static(*sizes: object) -> bool:
+    """Whether all sizes are integers, and none is a symbolic dimension of `jax.export`."""
+    return all(isinstance(size, int) for size in sizes)
 
 
 def is_floating(dtype: np.dtype) -> bool:
@@ -52,7 +71,7 @@ def check_floating(argument: str, array: jax.Array | np.ndarray) -> None:
 def check_bool(argument: str, value: object) -> None:
     """Raises `ValueError` unless `value` is a Python or NumPy bool. Integers are rejected."""
     if not isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{argument} must be True or False; got {value!r}")
+        raise ValueError(f"{argument} must be True or False; got {one_line(value)}")
 
 
 def is_traced(values: object) -> bool:
@@ -76,4 +95,4 @@ def check_at_least_0(argument: str, value: object) -> None:
         return
     number = as_numbers(value)
     if number is None or number.shape != () or not 0 <= number < np.inf:
-        raise ValueError(f"{argument} must be finite and at least 0; got {value!r}")
+        raise ValueError(f"{argument} must be finite and at least 0; got {one_line(value)}")

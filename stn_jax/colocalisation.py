@@ -15,14 +15,16 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from stn_jax._checks import check_floating, check_shape, check_sizes
+from stn_jax._sharding import run_on_auto_axes
 from stn_jax._types import Array
 from stn_jax.coordinates import target_points
 from stn_jax.transforms import Transform, translation_scale
+from stn_jax.transforms.base import as_theta
 
 Boxes = Float[Array, "*batch 4"]
 
 # The upper left and the lower right corner of the target frame.
-_FRAME_CORNERS = np.asarray([[-1.0, -1.0], [1.0, 1.0]], np.float32)
+_FRAME_CORNERS = np.asarray([[-1.0, -1.0], [1.0, 1.0]])
 
 
 def triplet_loss(
@@ -89,6 +91,10 @@ def random_patch(
     if min(max_start) < 0:
         raise ValueError(f"shape must be at most the image's {list(image.shape[:2])}; got {shape}")
     start = jax.random.randint(key, (2,), 0, jnp.asarray(max_start) + 1)
+    return run_on_auto_axes(_crop, jnp.asarray(image), start, sizes=sizes)
+
+
+def _crop(image: jax.Array, start: jax.Array, *, sizes: tuple[int, ...]) -> jax.Array:
     return jax.lax.dynamic_slice(image, (start[0], start[1], 0), (*sizes, image.shape[-1]))
 
 
@@ -111,7 +117,8 @@ def centre_of_mass(weights: Float[Array, "h w"]) -> Float[jax.Array, "2"]:
     check_shape("weights", jnp.shape(weights), "[h, w]", jnp.ndim(weights) == 2)
     check_floating("weights", weights)
     points = target_points(weights.shape, align_corners=False)
-    return jnp.einsum("hw,hwn->n", weights, jnp.asarray(points, weights.dtype))
+    points = jnp.asarray(points, weights.dtype)
+    return jnp.einsum("hw,hwn->n", weights, points, precision=jax.lax.Precision.HIGHEST)
 
 
 def frame_box(
@@ -134,7 +141,8 @@ def frame_box(
         >>> frame_box(jnp.asarray([0.5, 0.25, 0.0]))
         Array([-0.25, -0.5 ,  0.75,  0.5 ], dtype=float32)
     """
-    corners = transform.warp(jnp.asarray(theta), jnp.asarray(_FRAME_CORNERS))
+    theta = as_theta(theta, transform.num_params, transform.name)
+    corners = transform.warp(theta, jnp.asarray(_FRAME_CORNERS, theta.dtype))
     return jnp.concatenate([jnp.min(corners, axis=0), jnp.max(corners, axis=0)])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from stn_jax._checks import check_floating, check_shape
-from stn_jax._types import Array
+from stn_jax._types import Array, float_dtype
 
 
 def local_contrast(
@@ -36,21 +36,24 @@ def local_contrast(
     Source: Jarrett et al. (2009), section 3.1.
     """
     check_shape("image", jnp.shape(image), "[h, w, c]", jnp.ndim(image) == 3)
+    image = jnp.asarray(image)
     check_floating("image", image)
+    image = image.astype(float_dtype(image.dtype))
     if not sigma_px > 0:
         raise ValueError(f"sigma_px must be positive; got {sigma_px}")
-    rows, columns = (_gaussian_weights(size, sigma_px) for size in image.shape[:2])
+    rows, columns = (
+        _gaussian_weights(size, sigma_px).astype(image.dtype) for size in image.shape[:2]
+    )
 
     def blurred(image: Array) -> jax.Array:
         precision = jax.lax.Precision.HIGHEST  # subtracting the mean amplifies errors
         return jnp.einsum("yh,xw,hwc->yxc", rows, columns, image, precision=precision)
 
-    image = jnp.asarray(image)
     centred = image - blurred(image)
     variance = blurred(centred**2)
     # The derivative of the root is infinite at 0 and would make all gradients NaN.
     deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
-    floor = jnp.mean(deviation, axis=(0, 1))
+    floor = jnp.mean(deviation, axis=(0, 1), keepdims=True)
     flat = floor <= 1e-6 * jnp.max(jnp.abs(image), initial=0)  # constant but for rounding
     return jnp.where(flat, 0, centred / jnp.maximum(deviation, jnp.where(flat, 1, floor)))
 
@@ -59,4 +62,4 @@ def _gaussian_weights(size: int, sigma: float) -> Float[np.ndarray, "size size"]
     """Weights along one axis. Row i holds those of the neighbours of pixel i, and sums to 1."""
     positions = np.arange(size)
     weights = np.exp(-((positions[:, None] - positions) ** 2) / (2 * sigma**2))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return weights / weights.sum(axis=1, keepdims=True)

@@ -17,6 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from stn_jax._checks import is_static, is_traced
+from stn_jax._types import Array
+
 __all__ = ["pixel_bounds", "target_points", "to_normalised", "to_pixels"]
 
 
@@ -45,7 +48,7 @@ def pixel_bounds(size: int, *, align_corners: bool) -> tuple[float, float]:
 
 
 def to_pixels(
-    normalised: Float[jax.Array, "*shape"], size: int, *, align_corners: bool
+    normalised: Float[Array, "*shape"], size: int, *, align_corners: bool
 ) -> Float[jax.Array, "*shape"]:
     """Converts normalised coordinates on one axis to pixels.
 
@@ -60,11 +63,12 @@ def to_pixels(
         >>> to_pixels(jnp.asarray([-1.0, 0.0]), 4, align_corners=False)
         Array([-0.5,  1.5], dtype=float32)
     """
-    return normalised * half_extent(size, align_corners=align_corners) + (size - 1) / 2
+    half = half_extent(size, align_corners=align_corners)
+    return jnp.asarray(normalised) * half + (size - 1) / 2
 
 
 def to_normalised(
-    pixels: Float[jax.Array, "*shape"], size: int, *, align_corners: bool
+    pixels: Float[Array, "*shape"], size: int, *, align_corners: bool
 ) -> Float[jax.Array, "*shape"]:
     """Converts pixel coordinates on one axis to normalised coordinates.
 
@@ -80,10 +84,13 @@ def to_normalised(
         Array([-1.,  0.], dtype=float32)
     """
     half = half_extent(size, align_corners=align_corners)
-    return (pixels - (size - 1) / 2) / half if half else jnp.zeros_like(pixels)
+    centred = jnp.asarray(pixels) - (size - 1) / 2
+    if is_static(size):
+        return centred / half if half else jnp.zeros_like(centred)
+    return jnp.where(half == 0, 0, centred / one_if_0(half))
 
 
-def centred_pixels(shape: Sequence[int]) -> tuple[np.ndarray, ...]:
+def centred_pixels(shape: Sequence[int]) -> tuple[Array, ...]:
     """Pixel centres of an image of `shape`, in pixels from the centre of the image.
 
     They are integers or half-integers, which floating point represents exactly; normalised
@@ -91,21 +98,29 @@ def centred_pixels(shape: Sequence[int]) -> tuple[np.ndarray, ...]:
 
     Returns:
         One float32 array each for x, y[, z]. Each has `len(shape)` axes, all but its own of
-        length 1, so that together they broadcast to `shape`.
+        length 1, so that together they broadcast to `shape`. NumPy arrays, unless the size is
+        symbolic.
     """
-    ndim = len(shape)
-    centres = []
-    for axis in reversed(range(ndim)):
-        offsets = (2.0 * np.arange(shape[axis]) + 1 - shape[axis]) / 2
-        centres.append(
-            offsets.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(ndim)])
-        )
-    return tuple(centres)
+
+    def centres(axis: int) -> Array:
+        along_axis = [size if i == axis else 1 for i, size in enumerate(shape)]
+        if is_static(shape[axis]):
+            index = np.arange(shape[axis]).reshape(along_axis)
+        else:
+            index = jax.lax.broadcasted_iota(jnp.int32, along_axis, axis)
+        return ((2 * index + 1 - shape[axis]) / 2).astype(np.float32)
+
+    return tuple(centres(axis) for axis in reversed(range(len(shape))))
 
 
-def target_scale(size: int, *, align_corners: bool) -> float:
+def one_if_0(length: float | jax.Array) -> float | jax.Array:
+    """A length, or 1 if it is 0. The length of an axis of symbolic size is traced."""
+    return jnp.where(length == 0, 1.0, length) if is_traced(length) else length or 1.0
+
+
+def target_scale(size: int, *, align_corners: bool) -> float | jax.Array:
     """Pixels per normalised unit on a target axis; 1 if [-1, 1] has length 0."""
-    return half_extent(size, align_corners=align_corners) or 1.0
+    return one_if_0(half_extent(size, align_corners=align_corners))
 
 
 def target_points(shape: Sequence[int], *, align_corners: bool) -> Float[np.ndarray, "*shape n"]:
@@ -127,6 +142,19 @@ def target_points(shape: Sequence[int], *, align_corners: bool) -> Float[np.ndar
         for centres, size in zip(centred_pixels(shape), reversed(shape), strict=True)
     ]
     return np.stack(np.broadcast_arrays(*coordinates), axis=-1)
+
+
+def target_point_array(
+    shape: Sequence[int], dtype: np.dtype, *, align_corners: bool
+) -> Float[jax.Array, "*shape n"]:
+    """`target_points` as a JAX array. Sizes may be symbolic."""
+    if is_static(*shape):
+        return jnp.asarray(target_points(shape, align_corners=align_corners), dtype)
+    coordinates = [
+        jnp.asarray(centres, dtype) / target_scale(size, align_corners=align_corners)
+        for centres, size in zip(centred_pixels(shape), reversed(shape), strict=True)
+    ]
+    return jnp.stack([jnp.broadcast_to(each, shape) for each in coordinates], axis=-1)
 
 
 def computed_target_points(shape: Sequence[int], dtype: np.dtype) -> Float[jax.Array, "*shape n"]:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from stn_jax._checks import check_sizes
+from stn_jax._sharding import run_on_auto_axes
 from stn_jax._types import Array
 from stn_jax.transforms import Transform, similarity
-from stn_jax.transforms.base import at_least_float32, check_transform
+from stn_jax.transforms.base import as_theta, at_least_float32, check_transform
 from stn_jax.warping import warp_points
 
 
@@ -47,7 +48,7 @@ def affine_from_pixels(
     matrix_px = at_least_float32(matrix_px)
     to_output_px = jnp.asarray([output_shape[1] / 2, output_shape[0] / 2, 1.0], matrix_px.dtype)
     to_input_px = jnp.asarray([input_shape[1] / 2, input_shape[0] / 2], matrix_px.dtype)
-    return (matrix_px * to_output_px / to_input_px[:, None]).ravel()
+    return (matrix_px * to_output_px[None] / to_input_px[:, None]).ravel()
 
 
 def affine_from_pose(
@@ -73,7 +74,6 @@ def affine_from_pose(
         >>> affine_from_pose(jnp.asarray([0.0, 0.0, 3.0, 0.0]), (8, 6), (8, 6))[2]
         Array(1., dtype=float32)
     """
-    assert similarity.matrix is not None
     return affine_from_pixels(similarity.matrix(jnp.asarray(pose)), input_shape, output_shape)
 
 
@@ -116,10 +116,30 @@ def pose_at_centre(
     check_transform(transform)
     if transform.ndim != 2:
         raise ValueError(f"transform must be planar; got {transform!r}")
-    height, width = input_shape = check_sizes("input_shape", input_shape, 2)
+    input_shape = check_sizes("input_shape", input_shape, 2)
     given = input_shape if output_shape is None else output_shape
-    out_height, out_width = output_shape = check_sizes("output_shape", given, 2)
-    dtype = at_least_float32(theta).dtype
+    output_shape = check_sizes("output_shape", given, 2)
+    theta = as_theta(theta, transform.num_params, transform.name)
+    return run_on_auto_axes(
+        _pose_at_centre,
+        theta,
+        transform=transform,
+        input_shape=input_shape,
+        output_shape=output_shape,
+        align_corners=align_corners,
+    )
+
+
+def _pose_at_centre(
+    theta: jax.Array,
+    *,
+    transform: Transform,
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    align_corners: bool,
+) -> jax.Array:
+    """`pose_at_centre` without checks."""
+    (height, width), (out_height, out_width), dtype = input_shape, output_shape, theta.dtype
     centre = jnp.asarray([(out_width - 1) / 2, (out_height - 1) / 2], dtype)
 
     def source_of(point: jax.Array) -> jax.Array:
@@ -164,7 +184,10 @@ def equivariance_error(
         >>> equivariance_error(jnp.asarray([0.5, 0.0, 3.0, 4.0]), still, still)
         Array([0.5, 0. , 5. ], dtype=float32)
     """
-    assert similarity.compose is not None
+    return run_on_auto_axes(_equivariance_error, applied, before, after)
+
+
+def _equivariance_error(applied: Array, before: Array, after: Array) -> jax.Array:
     difference = similarity.compose(jnp.asarray(applied), jnp.asarray(after)) - before
     angle, log_scale, x, y = difference
     wrapped = jnp.arctan2(jnp.sin(angle), jnp.cos(angle))

@@ -38,7 +38,8 @@ every_function = pytest.mark.parametrize(
 
 
 def test_promised_names_exist() -> None:
-    for name in ("affine_grid", "grid_sample", "spatial_transform", "transforms", "nn"):
+    names = "affine_grid grid_sample spatial_transform transforms nn linen nnx"
+    for name in names.split():
         assert hasattr(stn_jax, name)
     for name in ("distortions", "training"):
         assert getattr(stn_jax, name).__name__ == f"stn_jax.{name}"
@@ -63,7 +64,7 @@ def test_all_lists_existing_names() -> None:
     assert {"stn_jax.contrast", "stn_jax.training.population"} <= {
         module.__name__ for module in MODULES
     }
-    expected = {"stn_jax.distortions.solids.extruded", "stn_jax.nn.layers.max_pool"}
+    expected = {"stn_jax.distortions.solids.extrude", "stn_jax.nn.pooling.max_pool"}
     assert expected <= {name for name, _ in FUNCTIONS}
 
 
@@ -95,15 +96,15 @@ def test_arguments_and_results_are_annotated(name: str, function: types.Function
         assert parameter.annotation is not inspect.Parameter.empty, parameter.name
 
 
-# The key comes last here, because the arguments are those of an objective.
-KEY_LAST = ("stn_jax.training.fit.evaluate", "stn_jax.training.fit.per_example")
+# Functions that `functools.partial` binds.
+BOUND = ("objective", "optimizer", "preprocess", "make_trainable")
 
 
 @every_function
-def test_the_key_comes_first(name: str, function: types.FunctionType) -> None:
-    parameters = list(inspect.signature(function).parameters)
-    if "key" in parameters and name not in KEY_LAST:
-        assert parameters[0] == "key"
+def test_the_key_comes_first_after_bound_functions(name: str, function: types.FunctionType) -> None:
+    parameters = [each for each in inspect.signature(function).parameters if each not in BOUND]
+    for key in {"key", "keys"} & {*parameters}:
+        assert parameters[0] == key
 
 
 @every_function

@@ -12,14 +12,17 @@ import sys
 
 import pytest
 
+import stn_jax
+
 ROOT = pathlib.Path(__file__).parent.parent
 
-LEAVES = ("stn_jax._types", "stn_jax._checks")
+LEAVES = ("stn_jax._types", "stn_jax._checks", "stn_jax._sharding")
 # Unit -> the units of the project that it may import besides itself. The order is from the bottom
 # to the top.
 LIBRARY = {
     "stn_jax._types": (),
     "stn_jax._checks": (),
+    "stn_jax._sharding": (),
     "stn_jax.coordinates": LEAVES,
     "stn_jax.transforms": LEAVES,
     "stn_jax.sampling": (*LEAVES, "stn_jax.coordinates"),
@@ -35,6 +38,8 @@ LIBRARY = {
     ),
     "stn_jax.colocalisation": (*LEAVES, "stn_jax.coordinates", "stn_jax.transforms"),
     "stn_jax.nn": (*LEAVES, "stn_jax.transforms", "stn_jax.warping"),
+    "stn_jax.linen": (*LEAVES, "stn_jax.transforms", "stn_jax.nn"),
+    "stn_jax.nnx": (*LEAVES, "stn_jax.transforms", "stn_jax.nn"),
     "stn_jax.training": LEAVES,
 }
 EXPERIMENTS = {
@@ -60,16 +65,20 @@ EXPERIMENTS = {
     ),
     "train": ("settings", "runs", "workflow"),
     "apply": ("settings", "runs", "datasets", "analysis"),
+    "export": ("settings", "runs", "analysis"),
     "figures": ("settings", "analysis"),
     "gallery": ("settings",),
     "report": ("settings", "runs", "paper"),
 }
+# The units with modules for Flax. The other units do not import it.
+FLAX = ("stn_jax.linen", "stn_jax.nnx")
 MAX_UNITS, MAX_LEVELS = 18, 8
 # Units that start without JAX, so that `--help` and wrong flags answer at once.
 WITHOUT_JAX = ("settings", "plots", "datasets", "sweep")
 # Modules that print: commands, and the modules that commands delegate their output to.
 PRINTING = (
     "apply",
+    "export",
     "figures",
     "report",
     "train",
@@ -176,11 +185,9 @@ def test_the_table_of_imports_has_no_cycle() -> None:
 
 
 def test_there_are_few_units_and_levels() -> None:
-    found = {path.stem for path in (ROOT / "experiments").glob("*.py")} - {"__init__"}
-    folders = {path.parent for path in modules().values() if within_experiments(path)}
-    folders -= {ROOT / "experiments"}
-    assert len(found) + len(folders) <= MAX_UNITS
-    assert max(levels("experiments").values()) <= MAX_LEVELS
+    found = levels("experiments")
+    assert len(found) <= MAX_UNITS
+    assert max(found.values()) <= MAX_LEVELS
 
 
 def within_experiments(path: pathlib.Path) -> bool:
@@ -188,11 +195,11 @@ def within_experiments(path: pathlib.Path) -> bool:
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
-def test_only_nn_imports_flax_and_the_core_is_pure(name: str) -> None:
+def test_only_linen_and_nnx_import_flax_and_the_core_is_pure(name: str) -> None:
     roots = {imported.split(".")[0] for imported in imports(name)}
     if name.startswith("stn_jax"):
         assert roots.isdisjoint({"os", "pathlib", "time", "random", "logging", "argparse", "tyro"})
-        if not within(name, "stn_jax.nn"):
+        if not any(within(name, each) for each in FLAX):
             assert "flax" not in roots
     if any(within(name, f"experiments.{each}") for each in WITHOUT_JAX):
         top = {node for node in tree(name).body if isinstance(node, ast.Import | ast.ImportFrom)}
@@ -209,9 +216,15 @@ def test_only_commands_print(name: str) -> None:
 
 
 def test_names_have_one_meaning() -> None:
-    """No two public classes share a name, and no two files."""
+    """No two public classes share a name, and no two files.
+
+    The modules for linen and NNX have the same names.
+    """
+    assert set(stn_jax.nnx.__all__) == set(stn_jax.linen.__all__)
     classes: list[str] = []
     for name in modules():
+        if within(name, "stn_jax.nnx"):
+            continue
         classes += [
             node.name
             for node in tree(name).body
@@ -276,9 +289,9 @@ def test_the_package_imports_without_the_extras() -> None:
     code = (
         f"import sys\nfor name in {extras.split()}: sys.modules[name] = None\n"
         "import stn_jax\n"
-        "print(stn_jax.nn.CNN.__name__, stn_jax.training.fit.__name__, stn_jax.distortions.r)"
+        "print(stn_jax.nnx.CNN.__name__, stn_jax.training.fit.__name__, stn_jax.distortions)"
     )
-    assert run_python(code).startswith("CNN fit <function r")
+    assert run_python(code).startswith("CNN fit <module")
 
 
 def test_imports_do_not_start_jax() -> None:
@@ -290,7 +303,14 @@ def test_imports_do_not_start_jax() -> None:
     assert run_python(code).strip() == "3"
 
 
-@pytest.mark.parametrize("command", ["train", "paper.__main__", "report", "sweep.__main__"])
+def test_importing_experiments_needs_no_jax() -> None:
+    code = "import sys, experiments\nprint(experiments.load.__name__, 'jax' in sys.modules)"
+    assert run_python(code).strip() == "load False"
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "apply", "export", "paper.__main__", "report", "sweep.__main__"]
+)
 def test_help_needs_no_jax(command: str) -> None:
     code = (
         f"import importlib, sys\nmodule = importlib.import_module('experiments.{command}')\n"

@@ -88,8 +88,8 @@ def test_centre_of_mass_moves_with_the_weights() -> None:
 @pytest.mark.parametrize("canvas", [(84, 84), (40, 60)])
 def test_frame_box_of_a_placed_image_encloses_its_pixels(canvas: tuple[int, int]) -> None:
     key = jax.random.key(3)
-    drawn = distortions.t(key, jnp.ones((28, 28, 1)), canvas=canvas)
-    to_image = distortions.draw_t(key, (28, 28), canvas=canvas)
+    drawn = distortions.random_translation(key, jnp.ones((28, 28, 1)), canvas=canvas)
+    to_image = distortions.draw_translation(key, (28, 28), canvas=canvas)
     box = frame_box(transforms.affine.inverse(to_image), transforms.affine)
     left, top, right, bottom = np.asarray(box) * np.tile(canvas[::-1], 2) / 2
     np.testing.assert_allclose([right - left, bottom - top], [28, 28], rtol=1e-5)

@@ -59,6 +59,7 @@ def test_moving_the_image_composes_the_poses(name: str, align_corners: bool, x64
         2,
         family.identity,
         lambda theta, points: affine.warp(move, family.warp(theta, points)),
+        check=False,  # it moves every point
     )
 
     @functools.partial(jax.jit, static_argnums=0)

@@ -5,16 +5,24 @@ import pathlib
 import re
 import shlex
 
+import numpy as np
 import pytest
 
+from experiments import train
 from experiments.settings import command_line
+from experiments.training.user_families import load_family
+from stn_jax import spatial_transform
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.slow
-def test_python_snippets_run_in_order() -> None:
+def test_python_snippets_run_in_order(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train.main(["demo", "--epochs", "1", "--no-figures", "--run-dir", "runs/demo"])
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(snippets) >= 5
     namespace: dict = {}
@@ -23,6 +31,22 @@ def test_python_snippets_run_in_order() -> None:
     assert namespace["logits"].shape == (8, 10)
     assert abs(namespace["corner"] - 1).max() < 1e-6
     assert namespace["history"]["loss"].shape == (2, 1, 2)
+    shapes = {"probabilities": (2, 10), "theta": (2, 1), "straight": (2, 56, 56, 1)}
+    assert {name: namespace[name].shape for name in shapes} == shapes
+
+
+def test_user_defined_family_is_a_module(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that the README shows can be given to the command that the README shows."""
+    (source,) = re.findall(r"```python\n([^`]* = Transform\(.*?)```", README, re.DOTALL)
+    ((module, name),) = re.findall(r"--transform (\w+):(\w+)", README)
+    assert f"`{module}.py`" in README
+    (tmp_path / f"{module}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    family = load_family(f"{module}:{name}")
+    image = np.random.default_rng(0).random((5, 5, 1), np.float32)
+    np.testing.assert_array_equal(spatial_transform(image, family.identity, family), image)
 
 
 COMMANDS = re.findall(r"^python -m experiments\.train(.*?)(?: #.*)?$", README, re.MULTILINE)

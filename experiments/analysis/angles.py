@@ -7,10 +7,11 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from experiments.analysis.probe import Probe, first_test_keys
+from experiments.settings.config import WITHOUT_TRANSFORMER
 from experiments.training import preprocessing
 from experiments.training.experiment import Experiment
 from experiments.training.models import make_transform
-from stn_jax.training import Params
+from stn_jax.training import Params, Variables
 
 NUM_IMAGES = 1000
 
@@ -28,7 +29,9 @@ class Angles(NamedTuple):
     predicted_deg: np.ndarray
 
 
-def compare_angles(experiment: Experiment, params: Params) -> Angles | None:
+def compare_angles(
+    experiment: Experiment, params: Params, variables: Variables | None = None
+) -> Angles | None:
     """Compares applied and predicted angles of the first test images.
 
     The angle of a matrix is that of the nearest rotation.
@@ -38,12 +41,14 @@ def compare_angles(experiment: Experiment, params: Params) -> Angles | None:
         transformer with a matrix at its input, or no pair of angles is finite.
     """
     settings, draw_theta = experiment.config.model, preprocessing.draw_theta(experiment.config.data)
-    transform = make_transform(settings)
     is_single = settings.placement in ("input", "between")
-    if draw_theta is None or transform.matrix is None or not is_single:
+    if draw_theta is None or settings.model in WITHOUT_TRANSFORMER or not is_single:
+        return None
+    transform = make_transform(settings)
+    if not transform.has_matrix:
         return None
     probe = Probe(experiment, NUM_IMAGES)
-    intermediates = probe.intermediates(params)
+    intermediates = probe.intermediates(params, variables)
     if not intermediates:
         return None
     theta, output = (intermediates["transformer_0"][name] for name in ("theta", "output"))
@@ -56,13 +61,15 @@ def compare_angles(experiment: Experiment, params: Params) -> Angles | None:
     return Angles(applied_deg, predicted_deg)
 
 
-def angle_summary(experiment: Experiment, params: Params) -> dict[str, float]:
+def angle_summary(
+    experiment: Experiment, params: Params, variables: Variables | None = None
+) -> dict[str, float]:
     """Computes the standard deviation of angles before and after the transformer, in degrees.
 
     Returns:
         `angle_std_before_deg` and `angle_std_after_deg`; empty if there are no angles to compare.
     """
-    angles = compare_angles(experiment, params)
+    angles = compare_angles(experiment, params, variables)
     if angles is None:
         return {}
     before, after, _ = angle_residuals(*angles)

@@ -18,7 +18,7 @@ from experiments.analysis.probe import first_test_images
 from experiments.training import preprocessing
 from experiments.training.experiment import Experiment, share_outside
 from stn_jax import poses, spatial_transform, transforms
-from stn_jax.training import Params
+from stn_jax.training import Params, Variables
 
 NUM_IMAGES = 256
 FRACTIONS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)  # of the largest move
@@ -55,7 +55,9 @@ class Response(NamedTuple):
     frame: FrameResponse | None
 
 
-def measure(experiment: Experiment, params: Params) -> dict[str, Any]:
+def measure(
+    experiment: Experiment, params: Params, variables: Variables | None = None
+) -> dict[str, Any]:
     """Measures how a trained network follows moves of its input.
 
     Returns:
@@ -76,7 +78,11 @@ def measure(experiment: Experiment, params: Params) -> dict[str, Any]:
         The first four are left out if no transformer samples the input.
     """
     images = first_test_images(experiment, NUM_IMAGES)
-    respond = jax.jit(lambda move: _response(experiment, params, _moved(experiment, images, move)))
+
+    @jax.jit
+    def respond(move: jax.Array) -> Response:
+        return _response(experiment, params, variables, _moved(experiment, images, move))
+
     unmoved = respond(jnp.zeros((len(images), 4)))
     by_amount: dict[str, Measurements] = {}
     for kind in KINDS:
@@ -127,8 +133,10 @@ def _moved(experiment: Experiment, images: jax.Array, move: jax.Array) -> jax.Ar
     return jax.vmap(warp)(images, move)
 
 
-def _response(experiment: Experiment, params: Params, images: jax.Array) -> Response:
-    logits, intermediates = experiment.apply(params, images, None)
+def _response(
+    experiment: Experiment, params: Params, variables: Variables | None, images: jax.Array
+) -> Response:
+    logits, intermediates = experiment.apply(params, images, None, variables)
     log_probs = jax.nn.log_softmax(jnp.asarray(logits, jnp.float32))
     frames = input_frames(experiment.config.model, intermediates)
     if not frames:

@@ -1,6 +1,5 @@
 """The frames that a network's transformers sample on its input."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,11 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.settings.config import Model
-from experiments.training import preprocessing
-from experiments.training.experiment import Experiment
 from experiments.training.models import make_transform
 from stn_jax import transforms, warping
-from stn_jax.training import Params
 
 MESH_SHAPE = (13, 13)  # the points of a grid that is drawn
 
@@ -26,12 +22,12 @@ class Frame(NamedTuple):
     Attributes:
         transform: maps points of the output to points of the input.
         theta: its parameters, `[b, transform.num_params]`.
-        output_shape: (height, width) of the output.
+        output_shape: the spatial shape of the output, such as (height, width).
     """
 
     transform: transforms.Transform
     theta: jax.Array
-    output_shape: tuple[int, int]
+    output_shape: tuple[int, ...]
 
 
 def input_chains(settings: Model, names: Iterable[str]) -> dict[str, list[str]]:
@@ -66,8 +62,8 @@ def input_frames(settings: Model, intermediates: Intermediates) -> list[Frame]:
     frames = []
     for chain in chains:
         transform, theta = _composed(settings, [intermediates[name]["theta"] for name in chain])
-        height, width = intermediates[chain[-1]]["output"].shape[1:3]
-        frames.append(Frame(transform, theta, (height, width)))
+        shape = intermediates[chain[-1]]["output"].shape[1:-1]
+        frames.append(Frame(transform, theta, shape))
     return frames
 
 
@@ -82,6 +78,8 @@ def frame_grids(settings: Model, thetas: Mapping[str, Any]) -> dict[str, jax.Arr
         Grids `[n, *MESH_SHAPE, 2]` in normalised coordinates of the input, for each transformer in
         `input_chains`. Empty for transformers of volumes.
     """
+    if not thetas:  # a network without a transformer does not need its family
+        return {}
     family = make_transform(settings)
     if family.ndim == 3:
         return {}
@@ -100,41 +98,3 @@ def _composed(
     """Composes transformers in series into one transform and its parameters."""
     transform = transforms.series(make_transform(settings), len(thetas))
     return transform, jnp.concatenate(thetas, axis=-1)
-
-
-class FramePredictor:
-    """Predicts the frames of a trained network on images without distortion.
-
-    Args:
-        experiment: the experiment of the network.
-        params: its parameters.
-
-    Attributes:
-        input_shape: the shape `(h, w, c)` of the images.
-    """
-
-    def __init__(self, experiment: Experiment, params: Params) -> None:
-        undistorted = dataclasses.replace(experiment.config.data, distortion="none")
-        preprocess = preprocessing.make_preprocess(undistorted, experiment.normalisation)
-
-        def intermediates(images: jax.Array) -> Intermediates:
-            keys = _unused_keys(len(images))
-            return experiment.apply(params, preprocess(keys, {"image": images})["image"], None)[1]
-
-        self._model, self._intermediates = experiment.config.model, jax.jit(intermediates)
-        batch = preprocessing.as_batch(experiment.dataset.train)
-        keys = _unused_keys(len(batch["label"]))
-        self.input_shape = jax.eval_shape(experiment.preprocess, keys, batch)["image"].shape[1:]
-
-    def __call__(self, image: np.ndarray) -> list[Frame]:
-        """Predicts the frames on one image.
-
-        Args:
-            image: `input_shape`, with the dtype and scale of the training images.
-        """
-        return input_frames(self._model, self._intermediates(image[None]))
-
-
-def _unused_keys(count: int) -> jax.Array:
-    """Keys for preprocessing without random draws, or for its shapes alone."""
-    return jax.random.split(jax.random.key(0), count)

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from experiments.analysis.frames import Intermediates
 from experiments.training import preprocessing
 from experiments.training.experiment import TEST_KEY, Experiment
-from stn_jax.training import Params
+from stn_jax.training import Params, Variables
 
 PROBE_SIZE = 8  # images whose frames are recorded at every epoch
 
@@ -26,20 +26,29 @@ class Probe:
 
     def __init__(self, experiment: Experiment, count: int = PROBE_SIZE) -> None:
         self.images = first_test_images(experiment, count)
-        self._apply = jax.jit(lambda params: experiment.apply(params, self.images, None)[1])
 
-    def intermediates(self, params: Params) -> Intermediates:
+        def apply(params: Params, variables: Variables | None) -> Intermediates:
+            return experiment.apply(params, self.images, None, variables)[1]
+
+        self._apply = jax.jit(apply)
+
+    def intermediates(self, params: Params, variables: Variables | None = None) -> Intermediates:
         """Computes the intermediates of each transformer on the images."""
-        return self._apply(params)
+        return self._apply(params, variables)
 
-    def theta(self, params: Params) -> dict[str, list[list[float]]]:
+    def theta(
+        self, params: Params, variables: Variables | None = None
+    ) -> dict[str, list[list[float]]]:
         """Computes theta of each transformer for each image, as lists for JSON."""
-        intermediates = self.intermediates(params)
+        intermediates = self.intermediates(params, variables)
         return {name: np.asarray(each["theta"]).tolist() for name, each in intermediates.items()}
 
-    def display_images(self, params: Params) -> dict[str, np.ndarray]:
+    def display_images(
+        self, params: Params, variables: Variables | None = None
+    ) -> dict[str, np.ndarray]:
         """Scales the images and the output of each transformer to [0, 1], if they can be shown."""
-        outputs = {name: each["output"] for name, each in self.intermediates(params).items()}
+        found = self.intermediates(params, variables)
+        outputs = {name: each["output"] for name, each in found.items()}
         views = {
             name: displayable(each) for name, each in ({"images": self.images} | outputs).items()
         }

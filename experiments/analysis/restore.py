@@ -13,15 +13,17 @@ from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.folder import lock_folder
 from experiments.runs.records import RunError, read_config, read_summary
 from experiments.settings.config import Config, Data
+from experiments.settings.errors import ConfigError
+from experiments.settings.relations import has_user_defined_family
 from experiments.training.experiment import (
-    TRAINING,
     Experiment,
     assemble_experiment,
     build_experiment,
     initial_state,
 )
+from experiments.training.models import make_transform
 from experiments.training.preprocessing import Normalisation
-from stn_jax.training import Params
+from stn_jax.training import Params, Variables
 
 LoadDataset = Callable[[Data], datasets.Dataset]
 
@@ -33,11 +35,13 @@ class TrainedRun(NamedTuple):
         experiment: its experiment.
         params: the parameters of its newest checkpoint.
         summary: its summary; None if it is not finished.
+        variables: the other arrays of its network, from the same checkpoint.
     """
 
     experiment: Experiment
     params: Params
     summary: Mapping[str, Any] | None
+    variables: Variables | None = None
 
 
 def restore(folder: pathlib.Path, load: LoadDataset | None = None) -> TrainedRun:
@@ -60,12 +64,13 @@ def open_run(folder: pathlib.Path, load: LoadDataset | None = None) -> Iterator[
 
     Raises:
         RunError: if the folder contains no run, the run has no undamaged checkpoint of this
-            network, or another process holds the lock.
+            network, its user-defined family cannot be imported, or another process holds the lock.
         DatasetError: if the data are needed and cannot be loaded.
     """
     config = read_config(folder)
     if not (folder / "checkpoints").exists():
         raise RunError(f"{folder}: no checkpoint found")
+    _check_family(folder, config)
     with lock_folder(folder):  # `Checkpoints` removes unfinished files
         summary = read_summary(folder)
         described = (summary or {}).get("data")
@@ -75,23 +80,30 @@ def open_run(folder: pathlib.Path, load: LoadDataset | None = None) -> Iterator[
             experiment = build_experiment(config)
         else:
             experiment = _without_data(config, described)
-        yield TrainedRun(experiment, _newest_params(folder, experiment), summary)
+        # Only shapes are needed, and compiling the initialisation of parameters is slow.
+        like = jax.eval_shape(lambda: initial_state(experiment))
+        state = Checkpoints(folder / "checkpoints").restore(like).state
+        yield TrainedRun(experiment, state.params, summary, state.variables)
 
 
-def _newest_params(folder: pathlib.Path, experiment: Experiment) -> Params:
-    # Only shapes are needed, and compiling the initialisation of parameters is slow.
-    shapes = jax.eval_shape(lambda: initial_state(experiment))
-    like = shapes._replace(key=experiment.key(TRAINING))
-    return Checkpoints(folder / "checkpoints").restore(like).state.params
+def _check_family(folder: pathlib.Path, config: Config) -> None:
+    """Raises `RunError` unless the user-defined family of a run, if it has one, can be imported."""
+    try:
+        if has_user_defined_family(config):
+            make_transform(config.model)
+    except ConfigError as error:
+        raise RunError(f"{folder / 'config.json'}: {error}") from error
 
 
 def describe_data(experiment: Experiment) -> dict[str, Any]:
     """Describes the training data for the summary, to restore the run without them."""
-    images = experiment.dataset.train.images
+    dataset, images = experiment.dataset, experiment.dataset.train.images
+    names = {} if dataset.class_names is None else {"class_names": list(dataset.class_names)}
     return {
         "shape": list(images.shape[1:]),
         "dtype": str(images.dtype),
-        "num_classes": experiment.dataset.num_classes,
+        "num_classes": dataset.num_classes,
+        **names,
         **{name: list(each) for name, each in experiment.normalisation._asdict().items()},
     }
 
@@ -101,6 +113,12 @@ def _without_data(config: Config, described: Mapping[str, Any]) -> Experiment:
     count = config.optimisation.batch_size
     images = np.zeros((count, *described["shape"]), described["dtype"])
     black = datasets.Split(images, np.zeros(count, np.int32))
-    dataset = datasets.Dataset(config.data.dataset, black, black, black, described["num_classes"])
+    names = described.get("class_names")
+    dataset = datasets.Dataset(
+        config.data.dataset,
+        *(black, black, black),
+        described["num_classes"],
+        None if names is None else tuple(names),
+    )
     normalisation = Normalisation(tuple(described["mean"]), tuple(described["std"]))
     return assemble_experiment(config, dataset, normalisation)

@@ -21,7 +21,7 @@ from experiments.runs.records import read_json, read_lines
 from experiments.settings.config import Model
 from experiments.training.experiment import Experiment, load_dataset
 from experiments.training.metrics import class_errors
-from stn_jax.training import Params
+from stn_jax.training import Params, Variables
 
 NUM_IMAGES = 32  # in each panel of a figure of images
 
@@ -31,6 +31,7 @@ def draw(
     experiment: Experiment,
     params: Params,
     diagnostics: Mapping[str, Any] | None = None,
+    variables: Variables | None = None,
 ) -> None:
     """Draws all figures of a run from its records and its network.
 
@@ -39,6 +40,7 @@ def draw(
         experiment: its experiment.
         params: its parameters.
         diagnostics: the result of `diagnostics.measure`; None to omit its figure.
+        variables: the network's other arrays.
 
     Raises:
         RunError: if a figure cannot be written.
@@ -46,7 +48,7 @@ def draw(
     figures, settings = folder / "figures", experiment.config.model
     draw_curves(figures / "curves.png", read_lines(folder / "metrics.jsonl"))
     probe = Probe(experiment, NUM_IMAGES)
-    intermediates = probe.intermediates(params)
+    intermediates = probe.intermediates(params, variables)
     history = read_lines(folder / "frames.jsonl")
     _draw_input_warps(figures, settings, probe.images, intermediates)
     _draw_frames(figures, settings, probe.images, intermediates, history)
@@ -54,7 +56,7 @@ def draw(
     if (folder / "confusions.json").exists():
         confusions = np.asarray(read_json(folder / "confusions.json")["label_by_prediction"])
         draw_confusions(figures / "confusions.png", confusions, class_errors(confusions))
-    angles = compare_angles(experiment, params)
+    angles = compare_angles(experiment, params, variables)
     if angles is not None:
         draw_angles(figures / "angles.png", angles.applied_deg, *angle_residuals(*angles))
     if diagnostics is not None:
@@ -70,7 +72,8 @@ def redraw(folder: pathlib.Path) -> None:
         DatasetError: if the data cannot be loaded.
     """
     with open_run(folder, load_dataset) as run:
-        draw(folder, run.experiment, run.params, (run.summary or {}).get("diagnostics"))
+        measured = (run.summary or {}).get("diagnostics")
+        draw(folder, run.experiment, run.params, measured, run.variables)
 
 
 def _suffixes(names: Sequence[str]) -> dict[str, str]:

@@ -8,11 +8,15 @@ from experiments.analysis.restore import describe_data
 from experiments.runs.records import read_epochs
 from experiments.training.experiment import Experiment, count_params, params_sha256
 from experiments.training.metrics import TestMetrics, class_errors
-from stn_jax.training import Params
+from stn_jax.training import Params, Variables
 
 
 def summarise(
-    experiment: Experiment, params: Params, tested: TestMetrics, folder: pathlib.Path
+    experiment: Experiment,
+    params: Params,
+    variables: Variables | None,
+    tested: TestMetrics,
+    folder: pathlib.Path,
 ) -> dict[str, Any]:
     """The results of a run. Errors are in percent.
 
@@ -28,7 +32,7 @@ def summarise(
         "test_loss": means["loss"],
         "validation_error": history[-1]["validation_error"],
         **({"outside": means["outside"]} if "outside" in means else {}),
-        **angle_summary(experiment, params),
+        **angle_summary(experiment, params, variables),
         "per_class_error": class_errors(tested.confusions).tolist(),
         "num_params": count_params(params),
         "params_sha256": params_sha256(params),

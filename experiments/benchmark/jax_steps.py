@@ -18,7 +18,7 @@ from experiments.settings.config import Model
 from experiments.training import sharding
 from experiments.training.models import make_network
 from stn_jax import population, training
-from stn_jax.nn import SpatialTransformer, SpatialTransformerNetwork
+from stn_jax.linen import SpatialTransformer, SpatialTransformerNetwork
 from stn_jax.training import TrainState
 from stn_jax.training.population import MEMBER
 
@@ -46,7 +46,7 @@ class InputOffset(nn.Module):
 class UnsampledTransformer(SpatialTransformer):
     """A transformer that adds the mean of theta to its image instead of sampling."""
 
-    def with_intermediates(self, images: Any) -> tuple[jax.Array, dict[str, Any]]:
+    def __call__(self, images: Any) -> tuple[jax.Array, dict[str, Any]]:
         """Returns the images plus the means of theta, and no intermediates."""
         theta = self.localisation_regression(self.localisation(images).astype(jnp.float32))
         return images + jnp.mean(theta, axis=1)[:, None, None, None], {}

@@ -12,6 +12,7 @@ from experiments.datasets import Dataset
 from experiments.runs.records import RunError
 from stn_jax import colocalisation, distortions, transforms
 
+CANVAS = (CANVAS_PX, CANVAS_PX)
 CLUTTER = 16
 DIGITS = tuple(range(10))
 
@@ -51,11 +52,10 @@ def make_sets(settings: ColocalisationSettings, dataset: Dataset) -> Sets:
     def placed(key: jax.Array, image: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Array]:
         if settings.distortion == "tc":
             place_key = distortions.image_key(key)
-            output = distortions.tc(key, image, others, canvas=(CANVAS_PX, CANVAS_PX))
+            output = distortions.random_clutter(key, image, others, canvas=CANVAS)
         else:
-            place_key, output = key, distortions.t(key, image, canvas=(CANVAS_PX, CANVAS_PX))
-        to_image = distortions.draw_t(place_key, image.shape[:2], canvas=(CANVAS_PX, CANVAS_PX))
-        assert transforms.affine.inverse is not None
+            place_key, output = key, distortions.random_translation(key, image, canvas=CANVAS)
+        to_image = distortions.draw_translation(place_key, image.shape[:2], canvas=CANVAS)
         box = colocalisation.frame_box(transforms.affine.inverse(to_image), transforms.affine)
         return output, box
 

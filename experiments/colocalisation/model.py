@@ -13,8 +13,8 @@ import optax
 from experiments import datasets
 from stn_jax import colocalisation as core
 from stn_jax import spatial_transform, training, transforms
-from stn_jax.nn import CNN, Conv, ConvBlock, Head, avg_pool
-from stn_jax.nn.layers import conv2d
+from stn_jax.linen import CNN, Conv, ConvBlock, Head, avg_pool
+from stn_jax.nn import conv2d
 from stn_jax.training import Batch, Params, Values
 
 IMAGE_PX = 28
@@ -120,7 +120,7 @@ def pretrain(
         sizes = {"num_epochs": epochs, "batch_size": ENCODER_BATCH}
         state, _ = training.fit(objective, optimizer, preprocess, state, data, **sizes)
         means = training.evaluate(
-            objective, preprocess, state.params, validation, state.key, batch_size=500
+            objective, preprocess, state.key, state.params, validation, batch_size=500
         )
         return state.params, 100 * means["error"]
 

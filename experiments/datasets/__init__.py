@@ -37,6 +37,7 @@ class _Source(NamedTuple):
         num_classes: the number of classes.
         validation_size: the default number of validation examples.
         groups: as in `cut_groups`; None if single examples are held out.
+        class_names: as in `Dataset`.
     """
 
     name: str
@@ -45,6 +46,7 @@ class _Source(NamedTuple):
     num_classes: int
     validation_size: int
     groups: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 def load(
@@ -99,7 +101,8 @@ def _cut(source: _Source, validation_size: int | None) -> Dataset:
         train, validation = cut_validation(source.train, size, _VALIDATION_SEED)
     else:
         train, validation = cut_groups(source.train, source.groups, size, _VALIDATION_SEED)
-    return Dataset(source.name, train, validation, source.test, source.num_classes)
+    splits = train, validation, source.test
+    return Dataset(source.name, *splits, source.num_classes, source.class_names)
 
 
 # scikit-learn and tensorflow-datasets take seconds to import, so only the data sets that need them
@@ -133,4 +136,6 @@ def _load_idx(name: str, folder: Path | None) -> _Source:
 
     builder = idx_builders.BUILDERS[name]
     train, test = idx_builders.read(name, builder, folder)
-    return _Source(name, train, test, builder.DATASET.num_classes, _MNIST_VALIDATION)
+    published = builder.DATASET
+    sizes = published.num_classes, _MNIST_VALIDATION
+    return _Source(name, train, test, *sizes, class_names=published.class_names)

@@ -45,6 +45,7 @@ class Dataset:
         validation: examples held out from the training data, never from `test`.
         test: test examples.
         num_classes: the number of classes.
+        class_names: the name of each class; None if classes have only numbers.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Dataset:
     validation: Split
     test: Split
     num_classes: int
+    class_names: tuple[str, ...] | None = None
 
 
 def check_split(

@@ -45,6 +45,7 @@ class IdxDataset:
         test: the test files.
         image_shape: height and width of the images, in pixels.
         num_classes: the number of classes.
+        class_names: the name of each class; None if a class is the digit of its number.
     """
 
     base_url: str
@@ -52,6 +53,7 @@ class IdxDataset:
     test: IdxSplit
     image_shape: tuple[int, int]
     num_classes: int
+    class_names: tuple[str, ...] | None = None
 
     @property
     def files(self) -> tuple[PublishedFile, ...]:
@@ -121,6 +123,18 @@ FASHION_MNIST = IdxDataset(
     ),
     image_shape=(28, 28),
     num_classes=10,
+    class_names=(
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
 )
 
 

@@ -5,13 +5,15 @@ import io
 import os
 import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from experiments.datasets.dataset import one_line
 from experiments.settings.errors import UserError
+
+LUMA = (0.299, 0.587, 0.114)  # the weights of red, green and blue in Pillow's conversion to grey
 
 
 class ImageError(UserError):
@@ -65,43 +67,65 @@ def to_array(image: Image.Image) -> np.ndarray:
     return np.asarray(image).reshape(image.height, image.width, -1)
 
 
-def resize_to(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
-    """Resizes an image to `shape` with antialiasing, and makes it grey if that has one channel.
+def from_array(values: np.ndarray) -> Image.Image:
+    """Returns an image of bytes `[h, w, c]`, of mode L or RGB."""
+    return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+
+def resize_to(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Resizes an image to `shape` bilinearly, with antialiasing if it shrinks.
 
     Args:
-        image: of mode L or RGB.
-        shape: (height, width, channels); 1 or 3 channels.
+        image: `[h, w, c]`, uint8 or float32.
+        shape: (height, width, channels). One channel from three is their luma, and three from one
+            are equal. Other numbers of channels must be that of the image.
 
     Returns:
-        uint8, of `shape`.
+        Of `shape` and the dtype of the image.
+
+    Raises:
+        ValueError: if the channels of the image cannot be converted.
     """
     height, width, channels = shape
-    image = image.convert("L" if channels == 1 else "RGB")
-    return to_array(image.resize((width, height), Image.Resampling.BILINEAR))
+    if image.shape[-1] != channels and {image.shape[-1], channels} != {1, 3}:
+        raise ValueError(f"images must have {channels} channels; got {image.shape[-1]}")
+    if image.dtype == np.uint8 and channels in (1, 3):
+        converted = from_array(image).convert("L" if channels == 1 else "RGB")
+        return to_array(converted.resize((width, height), Image.Resampling.BILINEAR))
+    resized = [_resize_channel(each, width, height) for each in _with_channels(image, channels)]
+    # Rounding must not leave the range of the image.
+    return np.clip(np.stack(resized, axis=-1), image.min(), image.max())
 
 
-def pad_to_square(image: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+def _resize_channel(values: np.ndarray, width: int, height: int) -> np.ndarray:
+    image = Image.fromarray(values)  # of mode L or F
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """The channels of an image, `[channels, h, w]`, after a conversion to grey or colour."""
+    if image.shape[-1] == 3 and channels == 1:
+        image = image @ np.asarray(LUMA, image.dtype)[:, None]
+    return np.moveaxis(np.broadcast_to(image, (*image.shape[:2], channels)), -1, 0)
+
+
+def pad_to_square(image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     """Pads the shorter sides of an image equally, by repeating its edge.
 
     Args:
-        image: of mode L or RGB.
+        image: `[h, w, c]`.
 
     Returns:
         (image, (rows added above, columns added on the left)).
     """
-    side = max(image.size)
-    widths = [
-        (margin // 2, margin - margin // 2) for margin in (side - image.height, side - image.width)
-    ]
-    values = np.asarray(image)
-    padded = np.pad(values, [*widths, (0, 0)][: values.ndim], mode="edge")
-    return Image.fromarray(padded), (widths[0][0], widths[1][0])
+    height, width = image.shape[:2]
+    side = max(height, width)
+    rows, columns = ((each // 2, each - each // 2) for each in (side - height, side - width))
+    return np.pad(image, [rows, columns, (0, 0)], mode="edge"), (rows[0], columns[0])
 
 
 def encode_png(values: np.ndarray) -> bytes:
-    """Encodes `[h, w, c]`, 0 to 255 and rounded to bytes, as a PNG file. NaN becomes 0."""
-    rounded = np.clip(np.rint(np.nan_to_num(values)), 0, 255).astype(np.uint8)
-    image = Image.fromarray(rounded[..., 0] if rounded.shape[-1] == 1 else rounded)
+    """Encodes bytes `[h, w, c]` as a PNG file."""
     data = io.BytesIO()
-    image.save(data, format="PNG")
+    from_array(values).save(data, format="PNG")
     return data.getvalue()

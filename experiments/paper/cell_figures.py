@@ -164,7 +164,7 @@ def make_panel(run: pathlib.Path, data_dir: str | None) -> TransformerPanel:
     trained = restore(run, load)
     settings = trained.experiment.config.model
     probe = Probe(trained.experiment, NUM_IMAGES)
-    found = probe.intermediates(trained.params)
+    found = probe.intermediates(trained.params, trained.variables)
     grids = frame_grids(settings, {name: each["theta"] for name, each in found.items()})
     return TransformerPanel(
         displayable(probe.images),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import serialization
+from flax import serialization, traverse_util
 
 from experiments.runs.records import RunError, write_atomically, writing
 from experiments.settings.errors import print_warning
@@ -190,31 +190,70 @@ def _verified(path: pathlib.Path) -> bytes:
 
 
 def _decoded(path: pathlib.Path, data: bytes, like: TrainState) -> Snapshot:
-    expected = to_storable(at_start_of_epoch(like, 1))
-    try:
-        stored = serialization.from_bytes(expected, data)
-    except (ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{path}: is of another network or optimiser: {reason}") from error
-    shapes, other = (jax.tree.map(np.shape, each["state"]) for each in (expected, stored))
-    if shapes != other:
-        raise RunError(f"{path}: is of another network or optimiser")
-    return from_storable(stored | {"state": jax.tree.map(jnp.asarray, stored["state"])})
+    stored: Any = serialization.msgpack_restore(data)
+    expected = to_storable(at_start_of_epoch(like, 1))["state"]
+    found, wanted = (_array_types(tree) for tree in (stored["state"], expected))
+    for name in sorted(found | wanted):
+        if found.get(name) != wanted.get(name):
+            raise RunError(
+                f"{path}: is of another network or optimiser: {name} is "
+                f"{found.get(name, 'missing')}, but {wanted.get(name, 'nothing')} is needed"
+            )
+    return from_storable(stored, like)
+
+
+def _array_types(state: dict[str, Any]) -> dict[str, str]:
+    flat: dict[str, Any] = traverse_util.flatten_dict(state, sep=".")
+    return {
+        name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in flat.items() if leaf is not None
+    }
 
 
 def to_storable(snapshot: Snapshot) -> dict[str, Any]:
-    """A snapshot as a tree of arrays and numbers. Random keys become their data."""
-    state = snapshot.state
-    good = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
-    return snapshot._asdict() | {"state": good | {"key": jax.random.key_data(state.key)}}
+    """A snapshot as nested dictionaries of arrays and numbers. Random keys become their data."""
+    leaves = jax.tree_util.tree_leaves_with_path(_without_flag(snapshot.state))
+    state = {_names(path): _without_key(leaf) for path, leaf in leaves}
+    return snapshot._asdict() | {"state": traverse_util.unflatten_dict(state)}
 
 
-def from_storable(stored: dict[str, Any]) -> Snapshot:
-    """The inverse of `to_storable`."""
-    state = stored["state"]
-    key = jax.random.wrap_key_data(state.pop("key"))
-    return Snapshot(
-        TrainState(**state, key=key, diverged=jnp.zeros((), bool)),
-        stored["values"],
-        float(stored["seconds"]),
+def from_storable(stored: dict[str, Any], like: TrainState) -> Snapshot:
+    """The inverse of `to_storable`.
+
+    Args:
+        stored: what `to_storable` returns. The arrays may be of any kind.
+        like: a state of the same structure; only shapes and types matter.
+    """
+    flat = traverse_util.flatten_dict(stored["state"])
+    state = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _with_key(flat[_names(path)], leaf), _without_flag(like)
     )
+    restored = state._replace(diverged=jnp.zeros((), bool))
+    return Snapshot(restored, stored["values"], float(stored["seconds"]))
+
+
+def _without_flag(state: Any) -> Any:
+    """A state without `diverged`, which is not stored: it is False in every checkpoint."""
+    return state._replace(diverged=None)
+
+
+def _names(path: Sequence[Any]) -> tuple[str, ...]:
+    """A path in a tree as the names of nested dictionaries. Flax's msgpack has the same names."""
+    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
+
+
+def _without_key(leaf: Any) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.eval_shape(_without_key, leaf)
+    return jax.random.key_data(leaf) if _is_key(leaf) else jnp.asarray(leaf)
+
+
+def _with_key(leaf: Any, like: Any) -> jax.Array:
+    leaf = jnp.asarray(leaf)
+    if not _is_key(like):
+        return leaf
+    key = jnp.empty((), jnp.result_type(like))  # `key_impl` rejects shapes without values
+    return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(key))
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)

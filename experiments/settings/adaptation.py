@@ -27,6 +27,7 @@ from experiments.settings.relations import (
     features_fit,
     has_effect,
     has_volumes,
+    is_user_defined,
     localisation_features_fit,
     localisation_kind,
     model_fits,
@@ -130,9 +131,11 @@ def _features(config: Config, start: Config) -> tuple[int, ...] | None:
     return config.model.features if same and features_fit(config.model) else None
 
 
-def _transform(config: Config, _: Config) -> str:
-    if transform_fits(config.model):
-        return config.model.transform
+def _transform(config: Config, start: Config) -> str:
+    transform = config.model.transform
+    fits = not is_user_defined(transform) or _same_dimensions(config, start)
+    if fits and transform_fits(config.model):
+        return transform
     return "affine_3d" if has_volumes(config.data) else "affine"
 
 

@@ -35,6 +35,11 @@ TransformName = Literal[
     "affine_3d",
     "rigid_3d",
 ]
+# A name, or package.module:object for a user-defined family.
+TransformChoice = Annotated[
+    TransformName | str,
+    tyro.conf.arg(metavar=f"{{{','.join(typing.get_args(TransformName))}}}|MODULE:OBJECT"),
+]
 WITHOUT_TRANSFORMER = ("fcn", "cnn", "compact", "tutorial_cnn", "projection_cnn")
 WITH_TRANSFORMER = tuple(
     name for name in typing.get_args(ModelName) if name not in WITHOUT_TRANSFORMER
@@ -139,8 +144,10 @@ class Model:
     tutorial_cnn is tutorial without it. fcn and cnn are the paper's
     networks. compact has smaller kernels, a dense layer and dropout.
     projection_cnn sums a volume along its depth."""
-    transform: TransformName = "affine"
-    """Transformation family of the transformer."""
+    transform: TransformChoice = "affine"
+    """Transformation family of the transformer. package.module:object is
+    a user-defined stn_jax.transforms.Transform, in a module that Python
+    can import: in this folder or on PYTHONPATH."""
     control_points: tuple[int, int] = (4, 4)
     """Rows and columns of control points of the thin plate spline."""
     regularisation: float = 0.0

@@ -89,6 +89,16 @@ def dependency_depth(name: str) -> int:
     return 1 + dependency_depth(REQUIREMENTS[name][0]) if name in REQUIREMENTS else 0
 
 
+def is_user_defined(transform: str) -> bool:
+    """Whether a value of `transform` is package.module:object, and not the name of a family."""
+    return ":" in transform
+
+
+def has_user_defined_family(config: Config) -> bool:
+    """Whether the network has transformers of a user-defined family."""
+    return is_user_defined(config.model.transform) and has_effect(config, "transform")
+
+
 def scale_range(data: Data) -> tuple[float, float]:
     """The smallest and the largest scale of a distortion that scales."""
     low, high = DEFAULT_SCALES[data.distortion]
@@ -126,7 +136,12 @@ def model_fits(data: Data, model: Model) -> bool:
 
 
 def transform_fits(model: Model) -> bool:
-    """Whether the transformation family is for what the model takes, images or volumes."""
+    """Whether the transformation family is for what the model takes, images or volumes.
+
+    A user-defined family fits: what it is for is only known when its module is imported.
+    """
+    if is_user_defined(model.transform):
+        return True
     return (model.model in PROJECTION_MODELS) == (model.transform in VOLUME_TRANSFORMS)
 
 

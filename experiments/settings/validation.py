@@ -1,6 +1,8 @@
 """Checks of settings: each on its own, and whether they fit together. Does not import jax."""
 
+import difflib
 import math
+import typing
 
 from experiments.settings.access import flag_of, settings_by_name
 from experiments.settings.config import (
@@ -11,6 +13,7 @@ from experiments.settings.config import (
     Data,
     Model,
     Run,
+    TransformName,
 )
 from experiments.settings.errors import ConfigError
 from experiments.settings.relations import (
@@ -132,6 +135,7 @@ def _check_data(data: Data) -> None:
 
 def _check_model(config: Config) -> None:
     data, model = config.data, config.model
+    _check_transform_name(model.transform)
     require(min(model.control_points) >= 2, "--control-points", model.control_points, "at least 2")
     not_of = "" if has_volumes(data) else "none of "
     require(
@@ -151,6 +155,18 @@ def _check_model(config: Config) -> None:
     require(ok, "--normalisation", data.normalisation, allowed)
     if model.model not in WITHOUT_TRANSFORMER:
         _check_transformers(model)
+
+
+def _check_transform_name(name: str) -> None:
+    """Checks the name of a family, or the form of package.module:object without importing it."""
+    names = typing.get_args(TransformName)
+    if name in names:
+        return
+    module, _, attribute = name.partition(":")
+    ok = all(part.isidentifier() for part in (*module.split("."), attribute))
+    near = difflib.get_close_matches(name, names, n=1)
+    got = (name or "nothing") + (f"; perhaps you meant {near[0]}" if near else "")
+    require(ok, "--transform", got, f"one of {', '.join(names)}, or package.module:object")
 
 
 def _check_transformers(model: Model) -> None:

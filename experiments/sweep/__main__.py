@@ -28,7 +28,7 @@ def population_trainer(run: Run) -> "Train":
     def mesh() -> "Mesh | None":
         from experiments.training import sharding
 
-        return sharding.member_mesh() if run.mesh is None else sharding.start(run)
+        return sharding.start_members(run)
 
     def train(
         configs: Sequence[Config], *, strategy: "StrategyName", on_epoch: "OnEpoch"

@@ -18,6 +18,7 @@ from experiments.settings.conversion import (
     differences,
 )
 from experiments.settings.errors import ConfigError
+from experiments.settings.relations import is_user_defined
 from experiments.sweep.options import SweepConfig
 from experiments.sweep.space import Space, check_space, settings_from_params
 from experiments.sweep.space_specs import read_space, space_from_specs, space_to_specs
@@ -46,14 +47,34 @@ def define_sweep(parsed: command_line.Parsed[SweepConfig]) -> SweepDefinition:
     """Defines a sweep by its settings.
 
     Raises:
-        ConfigError: if the search space is invalid.
+        ConfigError: if the search space is invalid, or a user-defined family cannot be used.
+        RunError: if there are too few devices for a user-defined family.
     """
     config = parsed.config
     space = read_space(config.sweep.space, config.sweep.space_file)
     base = Config(config.data, config.model, config.optimisation)
     check_space(space, dataclasses.replace(base, run=Run(mesh=config.run.mesh)), parsed.given)
+    _check_families(space, base, config.run)
     options = {name: getattr(config.sweep, name) for name in SHARED_OPTIONS}
     return SweepDefinition(parsed.name, base, space, options)
+
+
+def _check_families(space: Space, base: Config, run: Run) -> None:
+    """Imports the user-defined families that trials may use, before anything is written."""
+    searched = space.get("transform")
+    values = (base.model.transform,) if searched is None else searched.extremes()
+    families = [value for value in map(str, values) if is_user_defined(value)]
+    if not families:
+        return
+    from experiments.training import sharding, user_families  # import JAX, unlike `sweep report`
+
+    sharding.start_members(run)  # first, because importing a module may start JAX
+    for reference in families:
+        if {"model", "distortion"} & space.keys():  # then a family may fit some trials only
+            user_families.load_family(reference)
+        else:
+            model = dataclasses.replace(base.model, transform=reference)
+            user_families.load_fitting_family(model)
 
 
 def definition_to_dict(definition: SweepDefinition) -> dict[str, Any]:

@@ -119,7 +119,9 @@ def _setting_name(text: str, source: str) -> str:
 def _dimension(name: str, spec: str) -> Dimension:
     """Parses the specification of one setting."""
     source = f"--space {name}={spec}"
-    if ".." in spec or spec.startswith("log:"):
+    kinds = _alternatives(SEARCHABLE[name])
+    # The text log:shear may also name a family in a module log.
+    if ".." in spec or (spec.startswith("log:") and str not in kinds):
         return _range(name, spec, source)
     options = tuple(_value(SEARCHABLE[name], part.strip(), source) for part in spec.split(","))
     for i, option in enumerate(options):
@@ -171,6 +173,8 @@ def _value(hint: Any, text: str, source: str) -> Any:
     optional = type(None) in kinds
     if optional and text.lower() == "none":
         return None
+    if str in kinds:
+        return text  # any text; `validate` checks it
     kind = next(kind for kind in kinds if kind is not type(None))
     try:
         return _parse(kind, text)

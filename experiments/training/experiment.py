@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from experiments.settings.errors import ConfigError
 from experiments.settings.relations import has_effect
 from experiments.training import models, optimizers, preprocessing
 from stn_jax import outside_frame, training
-from stn_jax.nn import SpatialTransformerNetwork
+from stn_jax.linen import SpatialTransformerNetwork
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +48,23 @@ class Experiment:
     steps_per_epoch: int
     preprocess: training.Preprocess
     train_preprocess: training.Preprocess
-    train_objective: training.Objective
-    test_objective: training.Objective
-    per_example_objective: training.Objective
+    train_objective: training.StatefulObjective
+    test_objective: training.StatefulObjective
+    per_example_objective: training.StatefulObjective
 
     def key(self, purpose: int) -> jax.Array:
         """A key of the run's seed for one of its uses."""
         return jax.random.fold_in(jax.random.key(self.config.optimisation.seed), purpose)
 
-    def apply(self, params: Any, images: jax.Array, key: jax.Array | None) -> tuple[jax.Array, Any]:
+    def apply(
+        self,
+        params: Any,
+        images: jax.Array,
+        key: jax.Array | None,
+        variables: training.Variables | None = None,
+    ) -> tuple[jax.Array, Any]:
         """The logits and intermediates of the network. Dropout is active if a key is given."""
-        return apply_fn(self.network)(params, images, key)
+        return apply_fn(self.network)(params, images, key, variables or {})[0]
 
 
 # The uses of a run's seed. Test images are distorted with one key for all seeds, so that all runs
@@ -69,11 +75,15 @@ EVALUATION_BATCH = 512  # divides equally over any power of two of devices
 
 
 def apply_fn(network: SpatialTransformerNetwork) -> Callable[..., Any]:
-    """The network as `(params, images, key) -> (logits, intermediates)`."""
+    """The network as `(params, images, key, variables) -> ((logits, intermediates), variables)`.
 
-    def apply(params: Any, images: jax.Array, key: jax.Array | None) -> Any:
-        rngs = None if key is None else {"dropout": key}
-        return network.apply({"params": params}, images, rngs=rngs)
+    The variables are the network's other collections, such as `batch_stats`; `{}` if it has none.
+    In evaluation they are constant, and the result has none.
+    """
+
+    def apply(params: Any, images: jax.Array, key: jax.Array | None, variables: Any) -> Any:
+        rngs, mutable = (None, []) if key is None else ({"dropout": key}, list(variables))
+        return network.apply({"params": params, **variables}, images, rngs=rngs, mutable=mutable)
 
     return apply
 
@@ -87,21 +97,30 @@ def share_outside(intermediates: dict[str, Any]) -> training.Values:
     return {"outside": jnp.mean(jnp.stack(shares), axis=0)}
 
 
-def _predicting(apply: Callable[..., Any]) -> training.Objective:
+def _classification(
+    apply: Callable[..., Any], measure: Callable[[Any], training.Values] | None = None
+) -> training.StatefulObjective:
+    return cast("training.StatefulObjective", training.classification(apply, measure))
+
+
+def _predicting(apply: Callable[..., Any]) -> training.StatefulObjective:
     """The test objective with each example's label and prediction."""
 
-    def with_logits(params: Any, images: jax.Array, key: jax.Array | None) -> Any:
-        logits, intermediates = apply(params, images, key)
-        return logits, (logits, intermediates)
+    def with_logits(*arguments: Any) -> Any:
+        (logits, intermediates), variables = apply(*arguments)
+        return (logits, (logits, intermediates)), variables
 
     def measure(found: tuple[jax.Array, dict[str, Any]]) -> training.Values:
         logits, intermediates = found
         return {"prediction": jnp.argmax(logits, axis=-1)} | share_outside(intermediates)
 
-    classify = training.classification(with_logits, measure)
+    classify = _classification(with_logits, measure)
 
-    def objective(params: Any, batch: training.Batch, key: jax.Array | None) -> training.Values:
-        return classify(params, batch, key) | {"label": batch["label"]}
+    def objective(
+        params: Any, batch: training.Batch, key: jax.Array | None, variables: training.Variables
+    ) -> tuple[training.Values, training.Variables]:
+        values, variables = classify(params, batch, key, variables)
+        return values | {"label": batch["label"]}, variables
 
     return objective
 
@@ -174,8 +193,8 @@ def assemble_experiment(
         steps_per_epoch=steps_per_epoch,
         preprocess=preprocess,
         train_preprocess=preprocessing.augmenting(config.data, preprocess),
-        train_objective=training.classification(apply),
-        test_objective=training.classification(apply, share_outside),
+        train_objective=_classification(apply),
+        test_objective=_classification(apply, share_outside),
         per_example_objective=_predicting(apply),
     )
 
@@ -186,23 +205,34 @@ def initial_state(experiment: Experiment) -> training.TrainState:
     Raises:
         ConfigError: if the distortion or the network does not accept images of this size.
     """
-    key, train = experiment.key(PARAMETERS), experiment.dataset.train
-    probe = preprocessing.as_batch(datasets.Split(train.images[:2], train.labels[:2]))
-    try:
-        images = jax.eval_shape(experiment.preprocess, jax.random.split(key, 2), probe)["image"]
-    except ValueError as error:
-        stored = train.images.shape[1:]
-        raise ConfigError(_unfit_distortion(experiment.config.data, stored, error)) from error
+    key, shape = experiment.key(PARAMETERS), input_shape(experiment)
 
     # Parameters depend on the shape of the images, not on their content.
     def init(key: jax.Array) -> Any:
-        return experiment.network.init(key, jnp.zeros(images.shape, images.dtype))["params"]
+        return experiment.network.init(key, jnp.zeros((2, *shape)))
 
     try:
-        params = jax.jit(init)(key)
+        variables = dict(jax.jit(init)(key))
     except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ConfigError(_unfit_model(experiment.config.model, images.shape[1:], error)) from error
-    return training.init_state(experiment.key(TRAINING), params, experiment.optimizer)
+        raise ConfigError(_unfit_model(experiment.config.model, shape, error)) from error
+    params = variables.pop("params")
+    return training.init_state(experiment.key(TRAINING), params, experiment.optimizer, variables)
+
+
+def input_shape(experiment: Experiment) -> tuple[int, ...]:
+    """The shape of the network's input for one example, such as (h, w, c).
+
+    Raises:
+        ConfigError: if the distortion does not accept images of this size.
+    """
+    train = experiment.dataset.train
+    probe = preprocessing.as_batch(datasets.Split(train.images[:2], train.labels[:2]))
+    keys = jax.random.split(jax.random.key(0), 2)
+    try:
+        return jax.eval_shape(experiment.preprocess, keys, probe)["image"].shape[1:]
+    except ValueError as error:
+        stored = train.images.shape[1:]
+        raise ConfigError(_unfit_distortion(experiment.config.data, stored, error)) from error
 
 
 def _unfit_distortion(data: Data, shape: tuple[int, ...], error: Exception) -> str:

@@ -19,7 +19,7 @@ from experiments.runs.records import RunError
 from experiments.runs.signals import Stop
 from experiments.training import sharding
 from experiments.training.metrics import EpochMetrics, Record
-from stn_jax.training import Params, TrainState
+from stn_jax.training import Params, TrainState, Variables
 
 STEPS_PER_DISPATCH = 100  # enough to hide the dispatch, few enough to keep the progress bar moving
 REMEDY = "lower --learning-rate or set --clip-norm, in another --run-dir"
@@ -126,6 +126,10 @@ class Loop:
     def params(self, index: int) -> Params:
         """The parameters of a member, on the host."""
         return jax.device_get(self.trainer.member(self.states, index).params)
+
+    def variables(self, index: int) -> Variables | None:
+        """The other arrays of a member's network, on the host."""
+        return jax.device_get(self.trainer.member(self.states, index).variables)
 
     def start_epoch(self) -> None:
         """Forgets the values of the epoch that ended."""

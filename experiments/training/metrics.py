@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from experiments.training import preprocessing, sharding
 from experiments.training.experiment import EVALUATION_BATCH, TEST_KEY, Experiment
 from stn_jax import training
-from stn_jax.training import Params
+from stn_jax.training import Params, Variables
 
 Record = dict[str, float]
 
@@ -44,6 +44,10 @@ class TestMetrics(NamedTuple):
     confusions: np.ndarray
 
 
+# A function from the parameters and variables of a network to its results.
+Tester = Callable[[Params, Variables | None], TestMetrics]
+
+
 def epoch_record(experiment: Experiment, epoch: EpochMetrics) -> Record:
     """The record of an epoch. Errors are in percent."""
     step, values, seconds, validation = epoch
@@ -64,17 +68,15 @@ def epoch_record(experiment: Experiment, epoch: EpochMetrics) -> Record:
     return {name: np.asarray(value).item() for name, value in record.items()}
 
 
-def make_tester(
-    experiment: Experiment, mesh: Mesh | None = None
-) -> Callable[[Params], TestMetrics]:
-    """A function that evaluates parameters on the test set. Nothing else reads the test labels.
+def make_tester(experiment: Experiment, mesh: Mesh | None = None) -> Tester:
+    """A function that evaluates a network on the test set. Nothing else reads the test labels.
 
     Args:
         experiment: the experiment. Seeds of one configuration can share its tester.
         mesh: spreads each batch over devices.
 
     Returns:
-        A function from parameters to test metrics. It compiles at its first call.
+        A function from parameters and variables to test metrics. It compiles at its first call.
     """
     evaluate = jax.jit(
         functools.partial(
@@ -89,8 +91,8 @@ def make_tester(
     data, key = sharding.replicate((batch, jax.random.key(TEST_KEY)), mesh)
     count = preprocessing.num_classes(experiment.config.data, experiment.dataset.num_classes)
 
-    def test(params: Params) -> TestMetrics:
-        values = jax.device_get(evaluate(params, data, key))
+    def test(params: Params, variables: Variables | None) -> TestMetrics:
+        values = jax.device_get(evaluate(key, params, data, variables=variables))
         label, prediction = values.pop("label"), values.pop("prediction")
         confusions = np.zeros((count, count), int)
         np.add.at(confusions, (label, prediction), 1)

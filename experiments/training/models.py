@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from experiments.settings.config import PROJECTION_MODELS, WITHOUT_TRANSFORMER, Model
-from experiments.settings.relations import localisation_kind
+from experiments.settings.relations import is_user_defined, localisation_kind
+from experiments.training.user_families import load_fitting_family
 from stn_jax import transforms
-from stn_jax.nn import (
+from stn_jax.linen import (
     CNN,
     FCN,
     AveragePool,
@@ -39,7 +40,13 @@ COMPACT_KERNEL_SIZES = (5, 5, 3)
 
 
 def make_transform(settings: Model) -> transforms.Transform:
-    """The configured family of transformations."""
+    """The configured family of transformations.
+
+    Raises:
+        ConfigError: if a user-defined family cannot be imported or does not fit the model.
+    """
+    if is_user_defined(settings.transform):
+        return load_fitting_family(settings)
     if settings.transform == "thin_plate_spline":
         return transforms.thin_plate_spline(settings.control_points, settings.regularisation)
     return getattr(transforms, settings.transform)

@@ -267,8 +267,9 @@ def _compile(base: Experiment, strategy: Strategy | None, mesh: Mesh | None) -> 
 
     def evaluate(states: TrainState, hparams: Any, data: Any, active: Any) -> Any:
         keys = jax.vmap(lambda each: member(each).key(VALIDATION))(hparams)
-        arrays = (states.params, hparams, data, keys, active)
-        return population.evaluate(tested, *arrays, batch_size=EVALUATION_BATCH, **lifted)
+        arrays = (keys, states.params, hparams, data, active)
+        options = lifted | {"batch_size": EVALUATION_BATCH, "variables": states.variables}
+        return population.evaluate(tested, *arrays, **options)
 
     order = functools.partial(
         training.epoch_order,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.datasets import Split
+from experiments.datasets import Dataset, Split
 from experiments.settings.config import VOLUME_DISTORTIONS, Data
 from experiments.settings.relations import DEFAULT_SCALES, scale_range
 from stn_jax import distortions
@@ -19,6 +19,16 @@ from stn_jax.training import Batch, Preprocess, take
 # (key, image) -> image, and (key, image shape) -> theta of the warp.
 Distort = Callable[[jax.Array, jax.Array], jax.Array]
 Draw = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+
+# By the paper's letters. TC is missing, because it also takes other images.
+DISTORTIONS: dict[str, Callable[..., jax.Array]] = {
+    "r": distortions.random_rotation,
+    "rts": distortions.random_similarity,
+    "p": distortions.random_perspective,
+    "e": distortions.random_elastic,
+    "t": distortions.random_translation,
+    "extruded": distortions.random_extrusion,
+}
 
 
 class Normalisation(NamedTuple):
@@ -73,14 +83,13 @@ def _settings(data: Data) -> dict[str, object]:
 
 def draw_theta(data: Data) -> Draw | None:
     """Draws theta of the configured distortion; None if it does not rotate images."""
-    draw = {"r": distortions.draw_r, "rts": distortions.draw_rts}.get(data.distortion)
+    draw = {"r": distortions.draw_rotation, "rts": distortions.draw_similarity}.get(data.distortion)
     return draw and functools.partial(draw, **_settings(data))
 
 
 def make_preprocess(data: Data, normalisation: Normalisation) -> Preprocess:
     """The function from keys and a stored batch to the input of the network."""
-    mean, std = (np.asarray(values, np.float32) for values in normalisation)
-    settings = _settings(data)
+    normalise, settings = _make_normalise(data, normalisation), _settings(data)
 
     def distort(keys: jax.Array, stored: jax.Array) -> jax.Array:
         images = _scaled(stored)
@@ -89,19 +98,49 @@ def make_preprocess(data: Data, normalisation: Normalisation) -> Preprocess:
         if data.distortion == "tc":
             # Chosen before scaling: each device holds all stored images, and scales only its own.
             others = _scaled(_others(keys, stored, data.clutter))
-            return jax.vmap(functools.partial(distortions.tc, **settings))(keys, images, others)
-        distortion = getattr(distortions, data.distortion)
-        return jax.vmap(functools.partial(distortion, **settings))(keys, images)
+            return jax.vmap(functools.partial(distortions.random_clutter, **settings))(
+                keys, images, others
+            )
+        distortion = functools.partial(DISTORTIONS[data.distortion], **settings)
+        return jax.vmap(distortion)(keys, images)
 
     def preprocess(keys: jax.Array, batch: Batch) -> Batch:
-        images = (distort(keys, batch["image"]) - mean) / std
-        if data.normalisation == "local":
-            images = jax.vmap(local_contrast)(images)
+        images = normalise(distort(keys, batch["image"]))
         # The barrier stores the images: XLA would distort them again in each product that reads
         # them. An epoch of a fully connected network on TC takes 6 s of a CPU core; 12 s without.
         return batch | {"image": jax.lax.optimization_barrier(images)}
 
     return preprocess if data.task == "classify" else _adding(preprocess)
+
+
+def make_undistorted_preprocess(
+    data: Data, normalisation: Normalisation
+) -> Callable[[jax.Array], jax.Array]:
+    """The function from images to the input of the network, without distortion.
+
+    Returns:
+        A function of images of the size of the network's input, with the dtype and the scale of the
+        stored images. Of stored bytes, it also takes floats in [0, 1]. If the task is to add two
+        digits, both are given as channels of an image.
+    """
+    normalise = _make_normalise(data, normalisation)
+
+    def preprocess(images: jax.Array) -> jax.Array:
+        digits = jnp.split(_scaled(images), 2 if data.task == "add" else 1, axis=-1)
+        return jnp.concatenate([normalise(each) for each in digits], axis=-1)
+
+    return preprocess
+
+
+def _make_normalise(data: Data, normalisation: Normalisation) -> Callable[[jax.Array], jax.Array]:
+    """The configured normalisation of images that are scaled to [0, 1]."""
+    mean, std = (np.asarray(values, np.float32) for values in normalisation)
+
+    def normalise(images: jax.Array) -> jax.Array:
+        images = (images - mean) / std
+        return jax.vmap(local_contrast)(images) if data.normalisation == "local" else images
+
+    return normalise
 
 
 def augmenting(data: Data, preprocess: Preprocess) -> Preprocess:
@@ -114,7 +153,7 @@ def augmenting(data: Data, preprocess: Preprocess) -> Preprocess:
     }
     if settings == {"max_angle_rad": 0, "max_scale": 1, "max_shift_px": 0, "sigma_px": 0}:
         return preprocess
-    jitter = functools.partial(distortions.jitter, **settings)
+    jitter = functools.partial(distortions.random_jitter, **settings)
 
     def augmented(keys: jax.Array, batch: Batch) -> Batch:
         # Distortions draw from parts 0 to 2 of the keys.
@@ -154,6 +193,13 @@ def background(data: Data, normalisation: Normalisation) -> tuple[float, ...]:
 def num_classes(data: Data, stored: int) -> int:
     """The number of labels, given that of the data set. Sums of two labels start at 0."""
     return 2 * stored - 1 if data.task == "add" else stored
+
+
+def class_names(data: Data, dataset: Dataset) -> tuple[str, ...]:
+    """The names of the labels. Without names in the data set, and for sums, these are numbers."""
+    if data.task == "classify" and dataset.class_names is not None:
+        return dataset.class_names
+    return tuple(map(str, range(num_classes(data, dataset.num_classes))))
 
 
 def _scaled(stored: jax.Array) -> jax.Array:

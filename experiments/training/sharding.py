@@ -42,6 +42,8 @@ def make_virtual_devices(count: int) -> None:
 def start(run: Run) -> Mesh | None:
     """Joins the processes of a run, and makes the mesh of its devices.
 
+    Processes that have been joined are not joined again.
+
     Returns:
         The mesh that `--mesh` requests. Without it: the mesh of all devices of several processes,
         or None for a single process.
@@ -53,7 +55,8 @@ def start(run: Run) -> Mesh | None:
     if sizes:
         make_virtual_devices(math.prod(sizes.values()) // (run.num_processes or 1))
     if run.coordinator is not None:
-        _join(run)
+        if not jax.distributed.is_initialized():
+            _join(run)
         sizes = sizes or {BATCH: jax.device_count()}
     return make_mesh(sizes) if sizes else None
 
@@ -133,6 +136,15 @@ def member_mesh(most: int | None = None, *, divides: int | None = None) -> Mesh 
     return make_mesh({MEMBER: count})
 
 
+def start_members(run: Run) -> Mesh | None:
+    """The mesh that a sweep trains members on: that of `--mesh`, or of all devices.
+
+    Raises:
+        RunError: if there are too few devices.
+    """
+    return member_mesh() if run.mesh is None else start(run)
+
+
 # --- Arrays ---------------------------------------------------------------------------------------
 
 
@@ -152,7 +164,8 @@ def replicate(tree: Any, mesh: Mesh | None) -> Any:
 
     def put(leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)))
+            data, impl = jax.random.key_data(leaf), jax.random.key_impl(leaf)
+            return jax.random.wrap_key_data(put(data), impl=impl)
         array = np.asarray(leaf)
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
@@ -216,7 +229,7 @@ def snapshot_of_first(snapshot: Snapshot) -> Snapshot:
     if jax.process_count() == 1:
         return snapshot
     stored = multihost_utils.broadcast_one_to_all(to_storable(snapshot))
-    return from_storable(jax.tree.map(np.asarray, stored))
+    return from_storable(jax.tree.map(np.asarray, stored), snapshot.state)
 
 
 def largest(number: int) -> int:

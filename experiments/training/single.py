@@ -17,7 +17,7 @@ from experiments.training.experiment import (
 )
 from experiments.training.metrics import EpochMetrics, Record, epoch_record
 from stn_jax import training
-from stn_jax.training import Batch, Means, Params, TrainState, Values
+from stn_jax.training import Batch, Means, Params, TrainState, Values, Variables
 
 
 class SingleTrainer:
@@ -56,10 +56,12 @@ class SingleTrainer:
             )
             return state, _as_member(values)
 
-        def evaluate(params: Params, data: Batch, key: jax.Array) -> Means:
-            objective = experiment.test_objective
-            sizes = {"batch_size": EVALUATION_BATCH}
-            return _as_member(training.evaluate(objective, preprocess, params, data, key, **sizes))
+        def evaluate(
+            key: jax.Array, params: Params, data: Batch, variables: Variables | None
+        ) -> Means:
+            arguments = (experiment.test_objective, preprocess, key, params, data)
+            options: Any = {"batch_size": EVALUATION_BATCH, "variables": variables}
+            return _as_member(training.evaluate(*arguments, **options))
 
         self._train, self._evaluate = jax.jit(train), jax.jit(evaluate)
         self._order = jax.jit(
@@ -97,7 +99,9 @@ class SingleTrainer:
     def evaluate(self, states: TrainState, active: np.ndarray) -> Means:
         """The means over the validation split, `[1]`."""
         del active
-        return self._evaluate(states.params, self._validation, self._validation_key)
+        return self._evaluate(
+            self._validation_key, states.params, self._validation, states.variables
+        )
 
     def record(self, index: int, epoch: EpochMetrics) -> Record:
         """The record of an epoch."""

@@ -59,7 +59,8 @@ class RunRecorder(Callback):
     def on_end(self, loop: Loop) -> None:
         """Writes images of the trained transformers."""
         if loop.active[self._index]:
-            images = self._probe.display_images(loop.params(self._index))
+            index = self._index
+            images = self._probe.display_images(loop.params(index), loop.variables(index))
             self._tensorboard.add_images(images, loop.epochs)
 
     def close(self) -> None:
@@ -67,7 +68,7 @@ class RunRecorder(Callback):
         self._open.close()
 
     def _add_frames(self, loop: Loop, epoch: int) -> None:
-        theta = self._probe.theta(loop.params(self._index))
+        theta = self._probe.theta(loop.params(self._index), loop.variables(self._index))
         self._frames.append({"epoch": epoch, "theta": theta})
 
 

@@ -18,18 +18,32 @@ from experiments.runs.records import provenance, read_config, read_epochs, write
 from experiments.runs.signals import Stop, listening
 from experiments.settings.config import Config
 from experiments.settings.conversion import config_differences, config_to_dict
+from experiments.settings.relations import has_user_defined_family
 from experiments.training import loop, sharding
 from experiments.training.experiment import Experiment, build_experiment
 from experiments.training.loop import Callback, DivergedError, Loop, Trainer
 from experiments.training.metrics import TestMetrics, make_tester
+from experiments.training.models import make_transform
 from experiments.training.population import PopulationTrainer
 from experiments.training.single import SingleTrainer
 from experiments.workflow.recording import CheckpointSaver, ProgressBar, RunRecorder
-from stn_jax.training import Params
+from stn_jax.training import Params, Variables
 
 Summary = dict[str, Any]
 # Called when a member diverges: a kill after it must not make the member diverge again.
 OnDiverged = Callable[[int, DivergedError], None]
+
+
+def check_family(config: Config) -> None:
+    """Imports the user-defined family of a run, if it has one, before anything is written.
+
+    Raises:
+        ConfigError: if the family cannot be imported or does not fit the model.
+        RunError: if the devices cannot be used.
+    """
+    if has_user_defined_family(config):
+        sharding.start(config.run)  # first, because importing a module may start JAX
+        make_transform(config.model)
 
 
 def train_run(config: Config, folder: pathlib.Path, name: str, command: str) -> Summary:
@@ -154,10 +168,11 @@ def _train(
     test = make_tester(experiments[0], mesh)
     summaries: list[Summary | None] = [None] * len(configs)
     for i in training.members:
-        params = training.params(i)
-        tested = test(params)
+        params, variables = training.params(i), training.variables(i)
+        tested = test(params, variables)
         if not run.process_id:
-            summaries[i] = finish_run(experiments[i], params, tested, folders[i], command)
+            arguments = (experiments[i], params, variables, tested, folders[i], command)
+            summaries[i] = finish_run(*arguments)
     return summaries
 
 
@@ -204,19 +219,20 @@ def _restore(
 def finish_run(
     experiment: Experiment,
     params: Params,
+    variables: Variables | None,
     tested: TestMetrics,
     folder: pathlib.Path,
     command: str,
 ) -> Summary:
     """Writes the results of a run, the summary last, and returns the summary."""
     config = experiment.config
-    summary = summarise(experiment, params, tested, folder)
+    summary = summarise(experiment, params, variables, tested, folder)
     if config.run.diagnostics:
-        summary["diagnostics"] = diagnostics.measure(experiment, params)
+        summary["diagnostics"] = diagnostics.measure(experiment, params, variables)
     summary |= {"command": command, **provenance()}
     confusions = {"label_by_prediction": tested.confusions.tolist()}
     write_json(folder / "confusions.json", confusions, indent=None)
     if config.run.figures:
-        run_figures.draw(folder, experiment, params, summary.get("diagnostics"))
+        run_figures.draw(folder, experiment, params, summary.get("diagnostics"), variables)
     write_json(folder / "summary.json", summary)
     return summary

@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
-from stn_jax._checks import as_numbers, check_at_least_0, check_shape, check_sizes, is_traced
+from stn_jax._checks import (
+    as_numbers,
+    check_at_least_0,
+    check_shape,
+    check_sizes,
+    is_traced,
+    one_line,
+)
 from stn_jax._types import Array, Number
 from stn_jax.transforms.base import matmul
 
@@ -36,7 +43,8 @@ def draw_scale(key: PRNGKeyArray, scale: tuple[Number, Number]) -> Float[jax.Arr
     if not is_traced(scale):
         pair = as_numbers(scale)
         if pair is None or pair.shape != (2,) or not 0 < pair[0] <= pair[1] < math.inf:
-            raise ValueError(f"scale must be two finite numbers, 0 < low <= high; got {scale!r}")
+            allowed = "two finite numbers, 0 < low <= high"
+            raise ValueError(f"scale must be {allowed}; got {one_line(scale)}")
     return jax.random.uniform(key, (), minval=scale[0], maxval=scale[1])
 
 
@@ -53,7 +61,7 @@ def draw_point_shifts(
     check_at_least_0("sigma_px", sigma_px)
     height, width = check_sizes("image_shape", image_shape, 2)
     half = jnp.asarray([width, height]) / 2
-    return jax.random.normal(key, (count, 2)) * sigma_px / half
+    return jax.random.normal(key, (count, 2)) * sigma_px / half[None]
 
 
 def draw_place(key: PRNGKeyArray, image_shape: Shape, canvas: Shape) -> Float[jax.Array, "2"]:

@@ -5,7 +5,7 @@ import math
 import jax
 from jaxtyping import Float, PRNGKeyArray
 
-from stn_jax._checks import as_numbers, check_at_least_0, check_sizes, is_traced
+from stn_jax._checks import as_numbers, check_at_least_0, check_sizes, is_traced, one_line
 from stn_jax._types import Number
 from stn_jax.distortions._common import (
     Image,
@@ -30,19 +30,19 @@ def draw_jitter(
     max_scale: Number = 1.0,
     max_shift_px: Number = 0.0,
 ) -> Float[jax.Array, "6"]:
-    """Draws the affine part of `jitter`: the theta of a rotation, a scale and a shift.
+    """Draws the affine part of `random_jitter`: the theta of a rotation, a scale and a shift.
 
     Args:
         key: the source of the random angle, scale and shift.
         image_shape: (height, width). Static.
-        max_angle_rad, max_scale, max_shift_px: as for `jitter`.
+        max_angle_rad, max_scale, max_shift_px: as for `random_jitter`.
 
     Returns:
         `[6]`, from output to image. Both have the same shape.
 
     Raises:
         ValueError: unless `image_shape` is two non-negative integers and the options are valid for
-            `jitter`.
+            `random_jitter`.
     """
     image_shape = check_sizes("image_shape", image_shape, 2)
     check_at_least_0("max_shift_px", max_shift_px)
@@ -56,7 +56,7 @@ def draw_jitter(
     return affine_from_pixels(matrix, image_shape, image_shape)
 
 
-def jitter(
+def random_jitter(
     key: PRNGKeyArray,
     image: Image,
     *,
@@ -84,7 +84,7 @@ def jitter(
             or not finite, or the scale is below 1 or not finite.
 
     Example:
-        >>> jitter(jax.random.key(0), jnp.ones((32, 32, 3)), max_shift_px=2.0).shape
+        >>> random_jitter(jax.random.key(0), jnp.ones((32, 32, 3)), max_shift_px=2.0).shape
         (32, 32, 3)
     """
     shape = check_image(image)
@@ -107,4 +107,4 @@ def _check_max_scale(max_scale: Number) -> None:
         return
     number = as_numbers(max_scale)
     if number is None or number.shape != () or not 1 <= number < math.inf:
-        raise ValueError(f"max_scale must be finite and at least 1; got {max_scale!r}")
+        raise ValueError(f"max_scale must be finite and at least 1; got {one_line(max_scale)}")

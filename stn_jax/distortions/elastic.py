@@ -20,7 +20,7 @@ from stn_jax.warping import spatial_transform
 ELASTIC_CONTROL_POINTS = (4, 4)
 
 
-def draw_e(
+def draw_elastic(
     key: PRNGKeyArray,
     image_shape: Shape,
     *,
@@ -32,7 +32,7 @@ def draw_e(
     Args:
         key: the source of the random scale and shifts.
         image_shape: (height, width). Static.
-        scale, sigma_px: as for `e`.
+        scale, sigma_px: as for `random_elastic`.
 
     Returns:
         `[32]`, from output to image, for `thin_plate_spline(ELASTIC_CONTROL_POINTS)`. Output and
@@ -40,7 +40,7 @@ def draw_e(
 
     Raises:
         ValueError: unless `image_shape` is two non-negative integers and the options are valid for
-            `e`.
+            `random_elastic`.
     """
     scale_key, noise_key = jax.random.split(key)
     factor = draw_scale(scale_key, scale)
@@ -50,7 +50,7 @@ def draw_e(
     return ((controls + shifts) / factor - controls).ravel()
 
 
-def e(
+def random_elastic(
     key: PRNGKeyArray,
     image: Image,
     *,
@@ -64,7 +64,7 @@ def e(
         image: `[h, w, c]`, floating.
         scale: the smallest and the largest scale.
         sigma_px: standard deviation of the shift of each control point on each axis, in pixels of
-            the output (unlike in `p`, because the shifts are added before the scale is undone).
+            the output. (The noise of `random_perspective` is in pixels of the image.)
 
     Returns:
         `[h, w, c]`.
@@ -74,13 +74,13 @@ def e(
             scale is not 0 < low <= high.
 
     Example:
-        >>> e(jax.random.key(0), jnp.ones((28, 28, 1))).shape
+        >>> random_elastic(jax.random.key(0), jnp.ones((28, 28, 1))).shape
         (28, 28, 1)
     """
-    theta = draw_e(key, check_image(image), scale=scale, sigma_px=sigma_px)
+    theta = draw_elastic(key, check_image(image), scale=scale, sigma_px=sigma_px)
     return spatial_transform(image, theta, thin_plate_spline(ELASTIC_CONTROL_POINTS))
 
 
 def elastic_control_points() -> Float[jax.Array, "16 2"]:
     """The control points of the elastic deformations, in normalised coordinates (x, y)."""
-    return jnp.asarray(control_point_grid(*ELASTIC_CONTROL_POINTS), jnp.float32)
+    return jnp.asarray(control_point_grid(*ELASTIC_CONTROL_POINTS))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from stn_jax._sharding import run_on_auto_axes
 from stn_jax._types import Number
 from stn_jax.distortions._common import (
     Image,
@@ -18,10 +19,10 @@ from stn_jax.transforms import projective
 from stn_jax.transforms.base import homogeneous, matmul
 from stn_jax.warping import spatial_transform
 
-_SQUARE = np.asarray([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]], np.float32)
+_SQUARE = np.asarray([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
 
-def draw_p(
+def draw_perspective(
     key: PRNGKeyArray,
     image_shape: Shape,
     *,
@@ -37,22 +38,22 @@ def draw_p(
     Args:
         key: the source of the random scale and corners.
         image_shape: (height, width). Static.
-        scale, sigma_px: as for `p`.
+        scale, sigma_px: as for `random_perspective`.
 
     Returns:
         `[8]`, from output to image. Both have the same shape.
 
     Raises:
         ValueError: unless `image_shape` is two non-negative integers and the options are valid for
-            `p`.
+            `random_perspective`.
     """
     scale_key, noise_key = jax.random.split(key)
     factor = draw_scale(scale_key, scale)
     shifts = draw_point_shifts(noise_key, image_shape, sigma_px, len(_SQUARE))
-    return _square_to_quadrilateral(jnp.asarray(_SQUARE) / factor + shifts)
+    return run_on_auto_axes(_square_to_quadrilateral, jnp.asarray(_SQUARE) / factor + shifts)
 
 
-def p(
+def random_perspective(
     key: PRNGKeyArray,
     image: Image,
     *,
@@ -66,7 +67,7 @@ def p(
         image: `[h, w, c]`, floating.
         scale: the smallest and the largest scale.
         sigma_px: standard deviation of the shift of each corner on each axis, in pixels of the
-            image. `draw_p` says how large it may be.
+            image. `draw_perspective` says how large it may be.
 
     Returns:
         `[h, w, c]`.
@@ -76,10 +77,10 @@ def p(
             scale is not 0 < low <= high.
 
     Example:
-        >>> p(jax.random.key(0), jnp.ones((28, 28, 1))).shape
+        >>> random_perspective(jax.random.key(0), jnp.ones((28, 28, 1))).shape
         (28, 28, 1)
     """
-    theta = draw_p(key, check_image(image), scale=scale, sigma_px=sigma_px)
+    theta = draw_perspective(key, check_image(image), scale=scale, sigma_px=sigma_px)
     return spatial_transform(image, theta, projective)
 
 

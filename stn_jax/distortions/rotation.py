@@ -21,7 +21,7 @@ from stn_jax.transforms import affine
 from stn_jax.warping import spatial_transform
 
 
-def draw_r(
+def draw_rotation(
     key: PRNGKeyArray, image_shape: Shape, *, max_angle_rad: Number = math.pi / 2
 ) -> Float[jax.Array, "6"]:
     """Draws the theta of R (affine): a rotation by U(-max_angle_rad, max_angle_rad).
@@ -29,14 +29,14 @@ def draw_r(
     Args:
         key: the source of the random angle.
         image_shape: (height, width). Static.
-        max_angle_rad: as for `r`.
+        max_angle_rad: as for `random_rotation`.
 
     Returns:
         `[6]`, from output to image. Both have the same shape.
 
     Raises:
         ValueError: unless `image_shape` is two non-negative integers and the angle is valid for
-            `r`.
+            `random_rotation`.
     """
     image_shape = check_sizes("image_shape", image_shape, 2)
     angle = draw_angle(key, max_angle_rad)
@@ -44,7 +44,9 @@ def draw_r(
     return affine_from_pixels(matrix, image_shape, image_shape)
 
 
-def r(key: PRNGKeyArray, image: Image, *, max_angle_rad: Number = math.pi / 2) -> Output:
+def random_rotation(
+    key: PRNGKeyArray, image: Image, *, max_angle_rad: Number = math.pi / 2
+) -> Output:
     """Rotates an image by a uniform random angle: the paper's R, with ±90°.
 
     Args:
@@ -59,8 +61,8 @@ def r(key: PRNGKeyArray, image: Image, *, max_angle_rad: Number = math.pi / 2) -
         ValueError: if the image has another rank, or the angle is negative or not finite.
 
     Example:
-        >>> r(jax.random.key(0), jnp.ones((28, 28, 1))).shape
+        >>> random_rotation(jax.random.key(0), jnp.ones((28, 28, 1))).shape
         (28, 28, 1)
     """
-    theta = draw_r(key, check_image(image), max_angle_rad=max_angle_rad)
+    theta = draw_rotation(key, check_image(image), max_angle_rad=max_angle_rad)
     return spatial_transform(image, theta, affine)

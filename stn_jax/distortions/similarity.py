@@ -21,7 +21,7 @@ from stn_jax.transforms import affine
 from stn_jax.warping import spatial_transform
 
 
-def draw_rts(
+def draw_similarity(
     key: PRNGKeyArray,
     image_shape: Shape,
     *,
@@ -34,14 +34,14 @@ def draw_rts(
     Args:
         key: the source of the random angle, scale and place.
         image_shape: (height, width), at most that of the canvas. Static.
-        canvas, max_angle_rad, scale: as for `rts`.
+        canvas, max_angle_rad, scale: as for `random_similarity`.
 
     Returns:
         `[6]`, from canvas to image.
 
     Raises:
         ValueError: unless `image_shape` is two non-negative integers and the options are valid for
-            `rts`.
+            `random_similarity`.
     """
     angle_key, scale_key, place_key = jax.random.split(key, 3)
     angle, factor = draw_angle(angle_key, max_angle_rad), draw_scale(scale_key, scale)
@@ -49,7 +49,7 @@ def draw_rts(
     return affine_from_pixels(output_to_image_px(angle, factor, place), image_shape, canvas)
 
 
-def rts(
+def random_similarity(
     key: PRNGKeyArray,
     image: Image,
     *,
@@ -74,10 +74,10 @@ def rts(
             negative or not finite, or the scale is not 0 < low <= high.
 
     Example:
-        >>> rts(jax.random.key(0), jnp.ones((28, 28, 1))).shape
+        >>> random_similarity(jax.random.key(0), jnp.ones((28, 28, 1))).shape
         (42, 42, 1)
     """
-    theta = draw_rts(
+    theta = draw_similarity(
         key, check_image(image), canvas=canvas, max_angle_rad=max_angle_rad, scale=scale
     )
     return spatial_transform(image, theta, affine, output_shape=canvas)

@@ -61,7 +61,7 @@ def extrude(
     return sampled * weight.astype(sampled.dtype)
 
 
-def draw_extruded(
+def draw_extrusion(
     key: PRNGKeyArray,
     image_shape: Shape,
     *,
@@ -69,19 +69,19 @@ def draw_extruded(
     depth: int = 8,
     max_angle_rad: Number = math.pi / 2,
 ) -> Float[jax.Array, "12"]:
-    """Draws the theta of `extruded` (affine_3d): a rotation and a random place.
+    """Draws the theta of `random_extrusion` (affine_3d): a rotation and a random place.
 
     Args:
         key: the source of the random axis, angle and place.
         image_shape: (height, width). Static.
-        canvas, depth, max_angle_rad: as for `extruded`.
+        canvas, depth, max_angle_rad: as for `random_extrusion`.
 
     Returns:
         `[12]`, from canvas to solid, for `extrude`.
 
     Raises:
         ValueError: unless `image_shape` is two non-negative integers and the options are valid for
-            `extruded`.
+            `random_extrusion`.
     """
     sizes = check_sizes("canvas", canvas, 3)
     height, width = check_sizes("image_shape", image_shape, 2)
@@ -97,10 +97,10 @@ def draw_extruded(
     # Normalised coordinates count in halves of the canvas and of the solid.
     to_canvas_px = jnp.asarray([*(size / 2 for size in reversed(sizes)), 1.0])
     to_solid_px = jnp.asarray([width / 2, height / 2, depth / 2])
-    return (matrix_px * to_canvas_px / to_solid_px[:, None]).ravel()
+    return (matrix_px * to_canvas_px[None] / to_solid_px[:, None]).ravel()
 
 
-def extruded(
+def random_extrusion(
     key: PRNGKeyArray,
     image: Image,
     *,
@@ -125,11 +125,11 @@ def extruded(
             positive integer, or the angle is negative or not finite.
 
     Example:
-        >>> extruded(jax.random.key(0), jnp.ones((28, 28, 1))).shape
+        >>> random_extrusion(jax.random.key(0), jnp.ones((28, 28, 1))).shape
         (32, 32, 32, 1)
     """
     shape = check_image(image)
-    theta = draw_extruded(key, shape, canvas=canvas, depth=depth, max_angle_rad=max_angle_rad)
+    theta = draw_extrusion(key, shape, canvas=canvas, depth=depth, max_angle_rad=max_angle_rad)
     return extrude(image, theta, canvas=canvas, depth=depth)
 
 

@@ -1,48 +1,20 @@
-"""Flax modules: spatial transformers, localisation networks, classifiers and fast layers."""
+"""Functions that the modules of both Flax APIs share, for modules of one's own.
 
-from stn_jax.nn.classifiers import (
-    CNN,
-    FCN,
-    AveragePool,
-    ConvBlock,
-    DenseHead,
-    Dropout,
-    Head,
-    TutorialClassifier,
-)
-from stn_jax.nn.layers import Conv, avg_pool, max_pool
-from stn_jax.nn.localisation import (
-    CNNLocalisationNetwork,
-    FCNLocalisationNetwork,
-    TutorialLocalisationNetwork,
-)
-from stn_jax.nn.projection import Projection, VolumeLocalisationNetwork
-from stn_jax.nn.spatial_transformer import (
-    ParallelTransformers,
-    SpatialTransformer,
-    SpatialTransformerNetwork,
-    is_localisation,
-)
+`stn_jax.linen` and `stn_jax.nnx` hold the modules. Nothing in this package imports Flax.
+"""
+
+from stn_jax.nn.convolution import conv2d
+from stn_jax.nn.layers import dropout
+from stn_jax.nn.networks import project
+from stn_jax.nn.pooling import avg_pool, max_pool
+from stn_jax.nn.warp import Warp, is_localisation
 
 __all__ = [
-    "CNN",
-    "FCN",
-    "AveragePool",
-    "CNNLocalisationNetwork",
-    "Conv",
-    "ConvBlock",
-    "DenseHead",
-    "Dropout",
-    "FCNLocalisationNetwork",
-    "Head",
-    "ParallelTransformers",
-    "Projection",
-    "SpatialTransformer",
-    "SpatialTransformerNetwork",
-    "TutorialClassifier",
-    "TutorialLocalisationNetwork",
-    "VolumeLocalisationNetwork",
+    "Warp",
     "avg_pool",
+    "conv2d",
+    "dropout",
     "is_localisation",
     "max_pool",
+    "project",
 ]

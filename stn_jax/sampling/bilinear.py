@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Complex, Float
 
-from stn_jax.sampling.linear_pair import linear_pair
+from stn_jax._checks import is_static
+from stn_jax.sampling.linear_pair import apply_transpose, linear_pair
 
 # Up to this many channels, sums of spatial derivatives over the channels are unrolled, because a
 # reduction over a short last axis takes several times as long.
@@ -193,11 +194,12 @@ def _zero_padded_points_jvp(image: jax.Array, points: jax.Array, tangent: jax.Ar
 def _splat(samples: jax.Array, points: jax.Array, height: int, width: int) -> jax.Array:
     """The transpose of `_read`: adds each sample to the pixels that it reads, by their weights."""
     channels = samples.shape[-1]
-    if samples.size == 0:
+    static = is_static(height, width, *samples.shape)
+    if static and samples.size == 0:
         return jnp.zeros((height, width, channels), samples.dtype)
-    if (height + 1) * (width + 1) > LARGEST_INDEX:  # flat indices would overflow
-        image = jax.ShapeDtypeStruct((height, width, channels), samples.dtype)
-        return jax.linear_transpose(lambda image: _interpolate(image, points, 0), image)(samples)[0]
+    # Flat indices would overflow, and symbolic sizes cannot be split into chunks.
+    if not static or (height + 1) * (width + 1) > LARGEST_INDEX:
+        return apply_transpose(lambda image: _interpolate(image, points, 0), samples, height, width)
     if channels == 1 and 4 * points.size >= height * width:  # else the table dominates the time
         return _splat_one_channel(samples[..., 0], points, height, width)[..., None]
     return _splat_channels(samples, points, height, width)
@@ -268,7 +270,7 @@ def _order_after(table: jax.Array, points: jax.Array) -> jax.Array:
     """
     first = jnp.abs(table[0, 0, 0])
     bits = lax.bitcast_convert_type(first, jnp.dtype(f"int{8 * table.dtype.itemsize}"))
-    return points + jnp.minimum(bits, 0).astype(table.dtype)  # 0, even for a NaN
+    return points + jnp.minimum(bits, 0).astype(points.dtype)  # 0, even for a NaN
 
 
 _read = linear_pair("stn_jax", _read_zero_padded, _splat, _zero_padded_points_jvp)

@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,10 @@ from stn_jax._checks import (
     describe_image_shape,
     is_floating,
     is_traced,
+    one_line,
 )
-from stn_jax._types import Array, Mode, PaddingMode
+from stn_jax._sharding import partition_spec, run_on_auto_axes
+from stn_jax._types import Array, Mode, PaddingMode, float_dtype
 from stn_jax.coordinates import pixel_bounds, to_pixels
 from stn_jax.sampling.bilinear import bilinear
 from stn_jax.sampling.kernels import KERNELS
@@ -83,49 +85,99 @@ def grid_sample(
     check_shape("grid", shape, expected, shape[-1:] == (ndim,))
     source = jnp.asarray(grid)
     check_floating("grid", source)
-    source = source.astype(jnp.promote_types(source.dtype, jnp.float32))
-    sizes = tuple(reversed(jnp.shape(image)[:-1]))
-    points = tuple(
-        to_pixels(source[..., i], size, align_corners=align_corners) for i, size in enumerate(sizes)
+    image, fill = check_sampling(image, mode, padding_mode, fill)
+    return run_on_auto_axes(
+        _grid_sample,
+        image,
+        source,
+        fill,
+        out_spec=sampled_spec(image, partition_spec(source)[:-1]),
+        mode=mode,
+        padding_mode=padding_mode,
+        align_corners=bool(align_corners),
     )
-    bounds = tuple(pixel_bounds(size, align_corners=align_corners) for size in sizes)
-    return sample(image, points, bounds, mode=mode, padding_mode=padding_mode, fill=fill)
 
 
-def sample(
-    image: Shaped[Array, "*spatial c"],
-    points: Sequence[Float[jax.Array, "*out"]],
-    bounds: Sequence[Bounds],
+# One named call: eager calls and their transformations then run as one program.
+@functools.partial(jax.jit, static_argnames=("mode", "padding_mode", "align_corners"))
+def _grid_sample(
+    image: jax.Array,
+    grid: jax.Array,
+    fill: jax.Array,
     *,
     mode: Mode,
     padding_mode: PaddingMode,
-    fill: float | Sequence[float] | Array = 0.0,
+    align_corners: bool,
+) -> jax.Array:
+    """`grid_sample` without checks."""
+    grid = grid.astype(float_dtype(grid.dtype))
+    sizes = tuple(reversed(image.shape[:-1]))
+    points = tuple(
+        to_pixels(grid[..., i], size, align_corners=align_corners) for i, size in enumerate(sizes)
+    )
+    bounds = tuple(pixel_bounds(size, align_corners=align_corners) for size in sizes)
+    return sample(image, points, fill, bounds=bounds, mode=mode, padding_mode=padding_mode)
+
+
+def check_sampling(
+    image: Array, mode: object, padding_mode: object, fill: object
+) -> tuple[jax.Array, jax.Array]:
+    """Checks the arguments that `grid_sample` shares with functions that sample at other points.
+
+    Returns:
+        The image as a JAX array, and `fill` as one number per channel, in the dtype of the sums.
+
+    Raises:
+        ValueError: as `grid_sample`.
+    """
+    check_choice("mode", mode, KERNELS)
+    check_choice("padding_mode", padding_mode, PADDINGS)
+    image = jnp.asarray(image)
+    *spatial, channels = image.shape
+    expected = "[*spatial, c] without empty spatial axes"
+    check_shape("image", image.shape, expected, all(size > 0 for size in spatial))
+    if mode != "nearest" and not is_floating(image.dtype):
+        raise ValueError(
+            f"image must be of a floating dtype for mode {mode}; got {image.dtype} "
+            "(nearest takes any dtype)"
+        )
+    check_fill(fill, image.dtype, channels)
+    exact = not is_floating(image.dtype)  # for the mode nearest
+    dtype = image.dtype if exact else float_dtype(image.dtype, jnp.asarray(fill).dtype)
+    return image, jnp.broadcast_to(jnp.asarray(fill, dtype), (channels,))
+
+
+def sampled_spec(image: jax.Array, spec: Sequence[Any]) -> tuple[Any, ...]:
+    """The sharding of samples at points that are sharded by `spec`."""
+    channels = partition_spec(image)[-1]
+    return (*spec, None if channels in spec else channels)
+
+
+def sample(
+    image: Shaped[jax.Array, "*spatial c"],
+    points: Sequence[Float[jax.Array, "*out"]],
+    fill: Shaped[jax.Array, " c"],
+    *,
+    bounds: Sequence[Bounds],
+    mode: Mode,
+    padding_mode: PaddingMode,
 ) -> Shaped[jax.Array, "*out c"]:
     """Samples an image at points in pixels. Each of x, y[, z] is an array of its own.
 
     Args:
         image: `[h, w, c]` or `[d, h, w, c]`.
         points: pixel coordinates, each `[*out]`, at least float32.
+        fill: one number per channel. `check_sampling` returns it, and checks the other arguments.
         bounds: (low, high) per coordinate in pixels, the points about which `reflection` mirrors.
-        mode, padding_mode, fill: as in `grid_sample`.
+        mode, padding_mode: as in `grid_sample`.
 
     Returns:
         `[*out, c]` in the dtype of the image.
     """
-    check_choice("mode", mode, KERNELS)
-    check_choice("padding_mode", padding_mode, PADDINGS)
-    image = jnp.asarray(image)
-    *spatial, channels = image.shape
-    check_shape("image", image.shape, "[*spatial, c] without empty spatial axes", min(spatial) > 0)
-    if mode != "nearest" and not is_floating(image.dtype):
-        raise ValueError(
-            f"image must be of a floating dtype for mode {mode}; got {image.dtype} "
-            "(nearest takes any dtype)"
-        )
     # Sums, and by transposition the gradient to the image, are computed in float32 or wider.
     values = image.astype(_accumulator_dtype(image, points, mode))
-    check_fill(fill, image.dtype, channels)
-    background = jnp.broadcast_to(jnp.asarray(fill, values.dtype), (channels,))
+    background = fill.astype(values.dtype)
+    spatial = image.shape[:-1]
     axes = [
         SampledAxis(size, bound, mode, padding_mode)
         for size, bound in zip(reversed(spatial), bounds, strict=True)
@@ -138,7 +190,9 @@ def sample(
         output = bilinear(values, lax.optimization_barrier(lax.complex(x, y)), background)
     else:
         safe = tuple(_safe_coordinates(p, axis) for p, axis in zip(points, axes, strict=True))
-        output = _sample_taps(values, lax.optimization_barrier(safe), background, tuple(axes))
+        # The reverse pass reads the values of the taps again instead of storing them.
+        sample_taps = jax.checkpoint(functools.partial(_sample_taps, axes=axes))
+        output = sample_taps(values, lax.optimization_barrier(safe), background)
     return output.astype(image.dtype)
 
 
@@ -146,12 +200,16 @@ def check_fill(fill: object, dtype: np.dtype, channels: int) -> None:
     """Raises `ValueError` unless `fill` is one number, or one per channel, and fits `dtype`."""
     values = jnp.asarray(fill) if is_traced(fill) else as_numbers(fill)
     if values is None or values.shape not in ((), (channels,)):
-        raise ValueError(f"fill must be a number or one per channel, [{channels}]; got {fill!r}")
+        raise ValueError(
+            f"fill must be a number or one per channel, [{channels}]; got {one_line(fill)}"
+        )
     if not is_traced(fill) and not jnp.issubdtype(dtype, jnp.floating):
         with np.errstate(all="ignore"):  # the comparison detects overflow
             fits = (values.astype(dtype) == values).all()
         if not fits:
-            raise ValueError(f"fill must be a value of the image's dtype, {dtype}; got {fill!r}")
+            raise ValueError(
+                f"fill must be a value of the image's dtype, {dtype}; got {one_line(fill)}"
+            )
 
 
 class SampledAxis(NamedTuple):
@@ -177,13 +235,11 @@ def _safe_coordinates(p: jax.Array, axis: SampledAxis) -> jax.Array:
     return p
 
 
-# The reverse pass reads the values of the taps again instead of storing them.
-@functools.partial(jax.checkpoint, static_argnums=(3,))
 def _sample_taps(
     values: jax.Array,
     points: tuple[jax.Array, ...],
     background: jax.Array,
-    axes: tuple[SampledAxis, ...],
+    axes: Sequence[SampledAxis],
 ) -> jax.Array:
     """Samples in any mode and number of dimensions, as a sum over the taps of all axes."""
     taps = [_taps(p, axis) for p, axis in zip(points, axes, strict=True)]
@@ -240,6 +296,5 @@ def _read_weighted(values: jax.Array, taps: Sequence[Tap], background: jax.Array
 
 def _accumulator_dtype(image: jax.Array, points: Sequence[jax.Array], mode: Mode) -> jnp.dtype:
     if mode == "nearest":  # no weights, so dtypes without arithmetic are kept
-        exact = not is_floating(image.dtype)
-        return image.dtype if exact else jnp.promote_types(image.dtype, jnp.float32)
-    return jnp.promote_types(image.dtype, jnp.result_type(jnp.float32, *(p.dtype for p in points)))
+        return float_dtype(image.dtype) if is_floating(image.dtype) else image.dtype
+    return float_dtype(image.dtype, *(p.dtype for p in points))

@@ -99,8 +99,17 @@ def _splat_points_jvp(
     width: int,
 ) -> jax.Array:
     """The derivative of `splat` along a tangent of the points: the transpose of that of `read`."""
-    image = jax.ShapeDtypeStruct((height, width, samples.shape[-1]), samples.dtype)
-    return jax.linear_transpose(lambda image: points_jvp(image, points, tangent), image)(samples)[0]
+    return apply_transpose(lambda image: points_jvp(image, points, tangent), samples, height, width)
+
+
+def apply_transpose(
+    linear: Callable[[jax.Array], jax.Array], samples: jax.Array, height: int, width: int
+) -> jax.Array:
+    """Applies the transpose of a linear function from images to samples."""
+    image = jnp.zeros((height, width, samples.shape[-1]), samples.dtype)
+    # In `shard_map`, the gradient to an image that all devices share is a sum over devices.
+    image, samples = _equally_varying(image, samples)
+    return jax.linear_transpose(linear, image)(samples)[0]
 
 
 def _read_shape(image: Any, points: Any, *, batch: int) -> tuple[int, ...]:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from stn_jax.coordinates import one_if_0
+
 Bounds = tuple[float, float]
 
 # A coordinate this many pixels outside the image reads only padding, whatever the kernel.
@@ -28,12 +30,11 @@ def reflect(p: jax.Array, bounds: Bounds) -> jax.Array:
     """Reflects `p` at both bounds until it lies between them."""
     low, high = bounds
     span = high - low
-    if span == 0:
-        return jnp.zeros_like(p)
     distance = jnp.abs(p - low)
     # The remainder is exact for coordinates of any size; the number of reflections is not.
-    remainder = lax.rem(distance, jnp.asarray(2 * span, p.dtype))
-    return jnp.where(remainder > span, 2 * span - remainder, remainder) + low
+    remainder = lax.rem(distance, jnp.asarray(2 * one_if_0(span), p.dtype))
+    reflected = jnp.where(remainder > span, 2 * span - remainder, remainder) + low
+    return jnp.where(span == 0, 0.0, reflected)
 
 
 def _clip_far_outside(p: jax.Array, size: int) -> jax.Array:

@@ -4,6 +4,18 @@ A training is defined by an objective, `(params, batch, key) -> values per examp
 gradient transformation. This package does not depend on Flax, images or transformers. Data is a
 dictionary of arrays with one leading axis of examples; all of it stays on the device.
 
+If a network has other arrays that change during training, such as the statistics of batch
+normalisation, `TrainState.variables` carries them. The objective is then `(params, batch, key,
+variables) -> (values per example, variables)`.
+
+Arguments come in this order: functions, which `functools.partial` binds, then the key, then arrays;
+only objectives and `apply_fn` have the order of Flax, with the key after parameters and batch.
+
+On a mesh of devices, preprocessing places each batch: `jax.sharding.reshard(batch,
+PartitionSpec("batch"))` on Explicit axes (within `jax.set_mesh`), and
+`jax.lax.with_sharding_constraint` on Auto axes. Everything else follows from it. The data itself
+must be replicated, because shuffling gathers examples from all of it.
+
 Random numbers depend on counters, not on a key that is carried along. A run's key is folded into
 three: for the objective, for preprocessing and for the order of examples. Step i uses
 `fold_in(key, i)` of the first two, and epoch j uses `fold_in(key, j)` of the third. So training
@@ -20,10 +32,11 @@ from stn_jax.training.objectives import (
     Means,
     Objective,
     Preprocess,
+    StatefulObjective,
     Values,
     classification,
 )
-from stn_jax.training.state import Params, TrainState, init_state, scale_updates
+from stn_jax.training.state import Params, TrainState, Variables, init_state, scale_updates
 from stn_jax.training.steps import epoch_order, take, train_step, train_steps
 
 __all__ = [
@@ -32,8 +45,10 @@ __all__ = [
     "Objective",
     "Params",
     "Preprocess",
+    "StatefulObjective",
     "TrainState",
     "Values",
+    "Variables",
     "classification",
     "epoch_order",
     "evaluate",

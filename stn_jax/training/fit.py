@@ -1,5 +1,6 @@
 """Whole trainings and evaluations as pure functions."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -7,13 +8,23 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from stn_jax.training.objectives import Batch, Means, Objective, Preprocess, Values, check_values
-from stn_jax.training.state import Params, TrainState
+from stn_jax._sharding import run_on_auto_axes
+from stn_jax.training.loops import scan
+from stn_jax.training.objectives import (
+    Batch,
+    Means,
+    Objective,
+    Preprocess,
+    StatefulObjective,
+    Values,
+    call_objective,
+)
+from stn_jax.training.state import Params, TrainState, Variables
 from stn_jax.training.steps import count_examples, epoch_order, steps_per_epoch, take, train_steps
 
 
 def fit(
-    objective: Objective,
+    objective: Objective | StatefulObjective,
     optimizer: optax.GradientTransformation,
     preprocess: Preprocess,
     state: TrainState,
@@ -26,7 +37,7 @@ def fit(
 
     Without `jit`, each call of `fit` or `evaluate` compiles again. Jit `functools.partial(fit,
     objective, optimizer, preprocess, num_epochs=..., batch_size=...)`, which takes the state and
-    the data.
+    the data. With any layers, a step takes about as long as `train_step` in a program of its own.
 
     Args:
         objective: the objective whose `loss` is minimised.
@@ -36,7 +47,8 @@ def fit(
         state: the initial state. Training starts with the first step of the epoch that contains
             `state.step`. For a state in the middle of an epoch, first call `train_steps` with the
             rest of the epoch's order.
-        data: arrays with one leading axis of examples.
+        data: arrays with one leading axis of examples. On a mesh, they must be replicated:
+            examples that are spread over devices cannot be shuffled.
         num_epochs: number of epochs to train. Static.
         batch_size: examples per step; those that do not fill a last batch are omitted. Static.
 
@@ -46,8 +58,8 @@ def fit(
         steps are computed with the last good parameters.
 
     Raises:
-        ValueError: if there are fewer examples than a batch holds, or the arrays differ in their
-            leading axis.
+        ValueError: if there are fewer examples than a batch holds, the arrays differ in their
+            leading axis, or the integers of a NumPy array do not fit in JAX's integers.
 
     Example:
         >>> import functools
@@ -73,13 +85,14 @@ def fit(
 
 
 def evaluate(
-    objective: Objective,
+    objective: Objective | StatefulObjective,
     preprocess: Preprocess,
+    key: PRNGKeyArray,
     params: Params,
     data: Batch,
-    key: PRNGKeyArray,
     *,
-    batch_size: int,
+    batch_size: int = 512,
+    variables: Variables | None = None,
 ) -> Means:
     """Averages the objective's values over all examples, each counted once.
 
@@ -88,10 +101,11 @@ def evaluate(
     Args:
         objective: the objective, called without a key.
         preprocess: a function applied to each batch before the objective, with one key per example.
+        key: the source of the keys for preprocessing.
         params: parameters.
         data: arrays with one leading axis of examples.
-        key: the source of the keys for preprocessing.
         batch_size: examples computed at a time. Static.
+        variables: the network's other arrays, `state.variables`; None for networks without them.
 
     Returns:
         The mean of each value, a scalar.
@@ -106,7 +120,7 @@ def evaluate(
         >>> data = {"image": jnp.eye(4), "label": jnp.arange(4) % 2}
         >>> params, identity = 9 * jnp.eye(4), lambda keys, batch: batch
         >>> key = jax.random.key(0)
-        >>> float(evaluate(objective, identity, params, data, key, batch_size=3)["error"])
+        >>> float(evaluate(objective, identity, key, params, data, batch_size=3)["error"])
         0.5
     """
     num_examples = count_examples(data)
@@ -115,23 +129,25 @@ def evaluate(
         counts: Bool[Array, " b"] = positions < num_examples
         return jax.tree.map(lambda each: jnp.sum(jnp.where(counts, each, 0)), values)
 
-    sums = _map_batches(objective, preprocess, params, data, key, batch_size, batch_sums)
+    call = functools.partial(_call, objective, params, variables)
+    sums = _map_batches(call, preprocess, key, data, batch_size, batch_sums)
     return jax.tree.map(lambda each: jnp.sum(each) / num_examples, sums)
 
 
 def per_example(
-    objective: Objective,
+    objective: Objective | StatefulObjective,
     preprocess: Preprocess,
+    key: PRNGKeyArray,
     params: Params,
     data: Batch,
-    key: PRNGKeyArray,
     *,
-    batch_size: int,
+    batch_size: int = 512,
+    variables: Variables | None = None,
 ) -> dict[str, Shaped[Array, " n"]]:
     """Computes the objective's values of every example, in order; `evaluate` returns their means.
 
     Args:
-        objective, preprocess, params, data, key, batch_size: as for `evaluate`.
+        objective, preprocess, key, params, data, batch_size, variables: as for `evaluate`.
 
     Returns:
         Each value, `[n]`.
@@ -145,21 +161,35 @@ def per_example(
         >>> data = {"image": jnp.eye(4), "label": jnp.arange(4) % 2}
         >>> params, identity = 9 * jnp.eye(4), lambda keys, batch: batch
         >>> key = jax.random.key(0)
-        >>> per_example(objective, identity, params, data, key, batch_size=3)["error"].tolist()
+        >>> per_example(objective, identity, key, params, data, batch_size=3)["error"].tolist()
         [0.0, 0.0, 1.0, 1.0]
     """
-    values = _map_batches(
-        objective, preprocess, params, data, key, batch_size, lambda _, values: values
-    )
-    return jax.tree.map(lambda each: jnp.ravel(each)[: count_examples(data)], values)
+    call = functools.partial(_call, objective, params, variables)
+    values = _map_batches(call, preprocess, key, data, batch_size, lambda _, values: values)
+    # On meshes with Explicit axes, batches may be sharded by example; the result is replicated.
+    return run_on_auto_axes(_join_batches, values, num_examples=count_examples(data))
+
+
+def _call(
+    objective: Objective | StatefulObjective,
+    params: Params,
+    variables: Variables | None,
+    batch: Batch,
+    batch_size: int,
+) -> Values:
+    """The values of a batch in evaluation."""
+    return call_objective(objective, params, batch, None, variables, batch_size)[0]
+
+
+def _join_batches(values: dict[str, Array], num_examples: int) -> dict[str, Array]:
+    return jax.tree.map(lambda each: jnp.ravel(each)[:num_examples], values)
 
 
 def _map_batches(
-    objective: Objective,
+    call: Callable[[Batch, int], Values],
     preprocess: Preprocess,
-    params: Params,
-    data: Batch,
     key: PRNGKeyArray,
+    data: Batch,
     batch_size: int,
     reduce: Callable[[Array, Values], dict[str, Array]],
 ) -> dict[str, Array]:
@@ -176,11 +206,10 @@ def _map_batches(
     steps = -(-num_examples // batch_size)
     positions = jnp.arange(steps * batch_size).reshape(steps, batch_size)
 
-    def reduce_batch(positions: Int[Array, " b"]) -> dict[str, Array]:
+    def reduce_batch(_: None, positions: Int[Array, " b"]) -> tuple[None, dict[str, Array]]:
         indices = positions % num_examples
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
-        values = objective(params, preprocess(keys, take(data, indices)), None)
-        check_values(values, batch_size)
-        return reduce(positions, values)
+        values = call(preprocess(keys, take(data, indices)), batch_size)
+        return None, reduce(positions, values)
 
-    return jax.lax.map(reduce_batch, positions)
+    return scan(reduce_batch, None, positions)[1]

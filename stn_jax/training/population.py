@@ -12,18 +12,29 @@ run with its state and hyper-parameters, up to the rounding of sums. A member th
 not affect the others.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 import stn_jax.training as training
 from stn_jax._checks import check_choice
-from stn_jax.training import Batch, Means, Objective, Params, Preprocess, TrainState
+from stn_jax.training import (
+    Batch,
+    Means,
+    Objective,
+    Params,
+    Preprocess,
+    StatefulObjective,
+    TrainState,
+    Variables,
+)
+from stn_jax.training.loops import scan
 
 # The hyper-parameters of one member or, with a leading axis of members, of all.
 HParams = Any
@@ -43,7 +54,7 @@ class Trainable(NamedTuple):
         preprocess: a function applied to each batch before the objective, with one key per example.
     """
 
-    objective: Objective
+    objective: Objective | StatefulObjective
     optimizer: optax.GradientTransformation
     preprocess: Preprocess
 
@@ -79,46 +90,58 @@ def over_members(
         A function of the same arguments, each with a leading axis of members.
 
     Raises:
-        ValueError: if `strategy` has another value, the mesh lacks the axis `member` or has axes
-            that are not `Auto`, or the number of members is not a multiple of the axis size.
+        ValueError: if `strategy` has another value, the mesh lacks the axis `member`, or the number
+            of members is not a multiple of the axis size.
 
     Example:
         >>> over_members(lambda x, y: x + y)(jnp.arange(3), jnp.ones(3)).tolist()
         [1.0, 2.0, 3.0]
     """
+    lifted = _over_members(lambda _, *arguments: function(*arguments), strategy, mesh)
+    return functools.partial(lifted, ())
+
+
+def _over_members(
+    function: Callable[..., Returned], strategy: Strategy | None, mesh: Mesh | None
+) -> Callable[..., Returned]:
+    """Lifts all arguments but the first, which members share.
+
+    `shard_map` rejects arrays of a mesh with Explicit axes in the closure of its function, so
+    shared data is an argument.
+    """
     strategy = faster_strategy(mesh) if strategy is None else strategy
     check_choice("strategy", strategy, ("vmap", "loop"))
 
-    def lifted(*arguments: Any) -> Returned:
+    def lifted(shared: Any, arguments: tuple[Any, ...]) -> Returned:
         if strategy == "vmap":
-            return jax.vmap(function)(*arguments)
-        return jax.lax.map(lambda member: function(*member), arguments)
+            return jax.vmap(functools.partial(function, shared))(*arguments)
+        return scan(lambda _, member: (None, function(shared, *member)), None, arguments)[1]
 
     if mesh is None:
-        return lifted
-    _check_mesh(mesh)
-    spec = PartitionSpec(MEMBER)
-    # Members exchange nothing, so the check adds nothing, and user-defined functions may fail it.
-    spread = jax.shard_map(
-        lifted, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={MEMBER}, check_vma=False
-    )
-
-    def checked(*arguments: Any) -> Returned:
-        _check_members(arguments, mesh.shape[MEMBER])
-        return spread(*arguments)
-
-    return checked
-
-
-def _check_mesh(mesh: Mesh) -> None:
-    """Raises `ValueError` unless members can be spread over the mesh."""
+        return lambda shared, *arguments: lifted(shared, arguments)
     if MEMBER not in mesh.axis_names:
         raise ValueError(f"mesh must have an axis {MEMBER!r}; got {mesh.axis_names}")
-    if set(mesh.axis_types) != {AxisType.Auto}:
-        raise ValueError(
-            "mesh must have axes of type Auto, as jax.make_mesh(..., axis_types=...) makes them; "
-            f"got {mesh.axis_types}"
-        )
+    specs = (PartitionSpec(), PartitionSpec(MEMBER))
+    # Members exchange nothing, so the check adds nothing, and user-defined functions may fail it.
+    spread = jax.shard_map(
+        lifted,
+        mesh=mesh,
+        in_specs=specs,
+        out_specs=specs[1],
+        axis_names={MEMBER},
+        check_vma=False,
+    )
+
+    def checked(shared: Any, *arguments: Any) -> Returned:
+        _check_members(arguments, mesh.shape[MEMBER])
+        if AxisType.Explicit in mesh.axis_types:
+            shared, arguments = (
+                jax.sharding.reshard(tree, NamedSharding(mesh, spec))
+                for tree, spec in zip((shared, arguments), specs, strict=True)
+            )
+        return spread(shared, arguments)
+
+    return checked
 
 
 def _check_members(arguments: Any, parts: int) -> None:
@@ -135,7 +158,7 @@ def train_steps(
     hparams: HParams,
     data: Batch,
     orders: Int[Array, "m steps b"],
-    active: Bool[Array, " m"],
+    active: Bool[Array, " m"] | None = None,
     *,
     strategy: Strategy | None = None,
     mesh: Mesh | None = None,
@@ -148,24 +171,26 @@ def train_steps(
         hparams: the members' hyper-parameters.
         data: arrays with one leading axis of examples, which all members share.
         orders: the examples of each member's batches.
-        active: which members take these steps. The states of the others do not change, and their
-            means are NaN. With the strategy `loop` they take no time.
+        active: which members take these steps; None: all. The states of the others do not change,
+            and their means are NaN. With the strategy `loop` they take no time.
         strategy, mesh: as for `over_members`.
 
     Returns:
         The states after the last step, and the means of each step, `[m, steps]`.
     """
 
-    def train_member(state: TrainState, hparams: HParams, order: Array, active: Array) -> Any:
+    def train_member(
+        data: Batch, state: TrainState, hparams: HParams, order: Array, active: Array | None
+    ) -> Any:
         def steps(state: TrainState) -> Any:
             return training.train_steps(*make_trainable(hparams), state, data, order)
 
         def skip(state: TrainState) -> Any:
             return state, _nan_like(jax.eval_shape(steps, state)[1])
 
-        return jax.lax.cond(active, steps, skip, state)
+        return steps(state) if active is None else jax.lax.cond(active, steps, skip, state)
 
-    return over_members(train_member, strategy=strategy, mesh=mesh)(states, hparams, orders, active)
+    return _over_members(train_member, strategy, mesh)(data, states, hparams, orders, active)
 
 
 def _nan_like(tree: Any) -> Any:
@@ -215,22 +240,23 @@ def fit(
         [0.5, 0.0]
     """
 
-    def train_member(state: TrainState, hparams: HParams) -> Any:
+    def train_member(data: Batch, state: TrainState, hparams: HParams) -> Any:
         sizes = {"num_epochs": num_epochs, "batch_size": batch_size}
         return training.fit(*make_trainable(hparams), state, data, **sizes)
 
-    return over_members(train_member, strategy=strategy, mesh=mesh)(states, hparams)
+    return _over_members(train_member, strategy, mesh)(data, states, hparams)
 
 
 def evaluate(
     make_trainable: MakeTrainable,
+    keys: Array,
     params: Params,
     hparams: HParams,
     data: Batch,
-    keys: Array,
-    active: Bool[Array, " m"],
+    active: Bool[Array, " m"] | None = None,
     *,
-    batch_size: int,
+    batch_size: int = 512,
+    variables: Variables | None = None,
     strategy: Strategy | None = None,
     mesh: Mesh | None = None,
 ) -> dict[str, Float[Array, " m"]]:
@@ -238,12 +264,14 @@ def evaluate(
 
     Args:
         make_trainable: builds what a member trains from its hyper-parameters.
+        keys: `[m]`, the source of each member's keys for preprocessing.
         params: the members' parameters.
         hparams: the members' hyper-parameters.
         data: arrays with one leading axis of examples, which all members share.
-        keys: `[m]`, the source of each member's keys for preprocessing.
-        active: which members are evaluated.
+        active: which members are evaluated; None: all.
         batch_size: examples computed at a time. Static.
+        variables: the other arrays of the members' networks, `states.variables`; None for networks
+            without them.
         strategy, mesh: as for `over_members`.
 
     Returns:
@@ -253,19 +281,25 @@ def evaluate(
         ValueError: if there is no example, or `batch_size` is less than 1.
     """
 
-    def evaluate_member(params: Params, hparams: HParams, key: Array, active: Array) -> Means:
+    def evaluate_member(
+        data: Batch,
+        key: Array,
+        params: Params,
+        variables: Variables | None,
+        hparams: HParams,
+        active: Array | None,
+    ) -> Means:
         objective, _, preprocess = make_trainable(hparams)
 
         def means(params: Params) -> Means:
-            return training.evaluate(
-                objective, preprocess, params, data, key, batch_size=batch_size
-            )
+            options: Any = {"batch_size": batch_size, "variables": variables}
+            return training.evaluate(objective, preprocess, key, params, data, **options)
 
         def skip(params: Params) -> Means:
             return _nan_like(jax.eval_shape(means, params))
 
-        return jax.lax.cond(active, means, skip, params)
+        return means(params) if active is None else jax.lax.cond(active, means, skip, params)
 
-    return over_members(evaluate_member, strategy=strategy, mesh=mesh)(
-        params, hparams, keys, active
+    return _over_members(evaluate_member, strategy, mesh)(
+        data, keys, params, variables, hparams, active
     )

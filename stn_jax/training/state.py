@@ -12,6 +12,8 @@ from stn_jax._types import Number
 
 # A pytree of arrays.
 Params = Any
+# A pytree of a network's other arrays, such as the statistics of batch normalisation.
+Variables = Any
 
 
 class TrainState(NamedTuple):
@@ -23,6 +25,8 @@ class TrainState(NamedTuple):
         opt_state: the state of the optimizer.
         key: the run's PRNG key, the same at every step.
         diverged: whether the next update was not finite; no more steps are taken then.
+        variables: a pytree of the network's other arrays, such as the statistics of batch
+            normalisation; None for networks without them.
     """
 
     step: Int[Array, ""]
@@ -30,10 +34,14 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     key: PRNGKeyArray
     diverged: Bool[Array, ""]
+    variables: Variables | None = None
 
 
 def init_state(
-    key: PRNGKeyArray, params: Params, optimizer: optax.GradientTransformation
+    key: PRNGKeyArray,
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    variables: Variables | None = None,
 ) -> TrainState:
     """Creates the state before the first step.
 
@@ -41,12 +49,14 @@ def init_state(
         key: the run's PRNG key.
         params: initial parameters.
         optimizer: an optax gradient transformation.
+        variables: initial values of the network's other arrays, such as the statistics of batch
+            normalisation, which the objective updates. None for networks without them.
 
     Returns:
         The state of step 0.
     """
     step, diverged = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-    return TrainState(step, params, optimizer.init(params), key, diverged)
+    return TrainState(step, params, optimizer.init(params), key, diverged, variables)
 
 
 def scale_updates(

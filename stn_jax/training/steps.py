@@ -5,18 +5,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from stn_jax.training.objectives import Batch, Means, Objective, Preprocess, Values, check_values
-from stn_jax.training.state import Params, TrainState
+from stn_jax.training.loops import scan
+from stn_jax.training.objectives import (
+    Batch,
+    Means,
+    Objective,
+    Preprocess,
+    StatefulObjective,
+    Values,
+    call_objective,
+    check_variables,
+)
+from stn_jax.training.state import Params, TrainState, Variables
 
 # Folded into a run's key, one for each use of random numbers.
 _OBJECTIVE, _PREPROCESSING, _ORDER = 0x0B1E, 0xDA7A, 0x0DE5
 
 
 def train_step(
-    objective: Objective,
+    objective: Objective | StatefulObjective,
     optimizer: optax.GradientTransformation,
     state: TrainState,
     batch: Batch,
@@ -31,21 +42,23 @@ def train_step(
 
     Returns:
         The next state, and the means of the objective's values over the batch, with the norm of
-        the gradient as `gradient_norm`. If the loss, this norm or the new parameters are not
-        finite, the state is the previous one with `diverged` set.
+        the gradient as `gradient_norm`. If the loss, this norm, the new parameters or the new
+        variables are not finite, the state is the previous one with `diverged` set.
 
     Raises:
         ValueError: unless the objective returns a dictionary with `loss`, of values `[b]`, and the
-            arrays of the batch have one leading axis.
+            arrays of the batch have one leading axis. With `state.variables`, unless it also
+            returns variables of the same structure.
     """
     key = _counted_key(state.key, _OBJECTIVE, state.step)
 
-    def loss(params: Params) -> tuple[Array, Values]:
-        values = objective(params, batch, key)
-        check_values(values, count_examples(batch))
-        return jnp.mean(values["loss"]), values
+    def loss(params: Params) -> tuple[Array, tuple[Values, Variables]]:
+        size = count_examples(batch)
+        values, variables = call_objective(objective, params, batch, key, state.variables, size)
+        check_variables(variables, state.variables)
+        return jnp.mean(values["loss"]), (values, variables)
 
-    (value, values), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    (value, (values, variables)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, opt_state = optax.with_extra_args_support(optimizer).update(
         gradients,
         state.opt_state,
@@ -57,14 +70,18 @@ def train_step(
     )
     params = optax.apply_updates(state.params, updates)
     means = jax.tree.map(jnp.mean, values) | {"gradient_norm": optax.tree.norm(gradients)}
-    finite = ~state.diverged & _all_finite((means["loss"], means["gradient_norm"], params))
-    before, after = state[:3], (state.step + 1, params, opt_state)
-    step, params, opt_state = jax.tree.map(functools.partial(jnp.where, finite), after, before)
-    return TrainState(step, params, opt_state, state.key, ~finite), means
+    results = (means["loss"], means["gradient_norm"], params, variables)
+    finite = ~state.diverged & _all_finite(results)
+    before = (state.step, state.params, state.opt_state, state.variables)
+    after = (state.step + 1, params, opt_state, variables)
+    step, params, opt_state, variables = jax.tree.map(
+        functools.partial(jnp.where, finite), after, before
+    )
+    return TrainState(step, params, opt_state, state.key, ~finite, variables), means
 
 
 def train_steps(
-    objective: Objective,
+    objective: Objective | StatefulObjective,
     optimizer: optax.GradientTransformation,
     preprocess: Preprocess,
     state: TrainState,
@@ -90,7 +107,7 @@ def train_steps(
         batch = preprocess(jax.random.split(step_key, len(indices)), take(data, indices))
         return train_step(objective, optimizer, state, batch)
 
-    return jax.lax.scan(body, state, order)
+    return scan(body, state, order)
 
 
 def epoch_order(
@@ -147,12 +164,29 @@ def count_examples(data: Batch) -> int:
     if len({shape[:1] for shape in shapes.values()}) > 1 or () in shapes.values():
         found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         raise ValueError(f"data must hold arrays with one leading axis of examples; got {found}")
+    for path, leaf in leaves:
+        _check_integers(jax.tree_util.keystr(path), leaf)
     return next(iter(shapes.values()))[0] if shapes else 0
 
 
+def _check_integers(name: str, array: Any) -> None:
+    """Raises `ValueError` if JAX would silently truncate the integers of a NumPy array."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or not array.size:
+        return
+    stored = jax.dtypes.canonicalize_dtype(array.dtype)
+    if stored == array.dtype:
+        return
+    limits, least, largest = jnp.iinfo(stored), array.min(), array.max()
+    if least < limits.min or largest > limits.max:
+        found = f"{least} to {largest}"
+        raise ValueError(f"data{name} must be integers that fit in {stored}; got {found}")
+
+
 def _all_finite(tree: Any) -> Bool[Array, ""]:
-    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(leaves))
+    leaves = jax.tree.leaves(tree)
+    # Variables may contain counters and keys.
+    inexact = [leaf for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in inexact]))
 
 
 def _counted_key(key: PRNGKeyArray, use: int, count: Int[Array, ""] | int) -> PRNGKeyArray:

@@ -1,15 +1,22 @@
 """The `Transform` interface, and the matrix arithmetic that the families share."""
 
+import dataclasses
+import functools
+import importlib
+import sys
+import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from stn_jax._checks import check_floating, check_shape
-from stn_jax._types import Array
+from stn_jax._checks import check_floating, check_shape, one_line
+from stn_jax._sharding import partition_spec, run_on_auto_axes
+from stn_jax._types import Array, float_dtype
+from stn_jax.transforms.validation import MissingOperation, check_fields, check_operations
 
 # Coordinate of points on or behind the horizon of a projective warp. It lies outside any image
 # that float32 indices can address, so zero padding reads it as background.
@@ -19,50 +26,103 @@ FAR = 2.0**24
 MIN_DEPTH = 1e-3
 
 
-class Transform(NamedTuple):
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, eq=False)
+class Transform:
     """A family of geometric transformations, given by pure functions of its parameters theta.
 
     Convention: theta is flat, `[num_params]`, and maps *target* points (in the output) to
     *source* points (in the input). Points are normalised; their last axis is ordered (x, y[, z]).
 
+    A `Transform` is a static value: an argument of `jax.jit`, an attribute of a Flax or Equinox
+    module, or a key of a dictionary. It is compared by identity. Copying returns the same object,
+    and so does unpickling, also in another process: a `Transform` is pickled as a call of its
+    `origin`, or as the name of the module-level variable that holds it.
+
     Attributes:
         name: name in command-line flags, records and errors.
         ndim: number of spatial dimensions, 2 or 3.
-        identity: the theta that maps every point to itself, `[num_params]`, float32, read-only.
-        warp: `(theta, points [..., ndim]) -> points [..., ndim]`; exact at the identity.
+        identity: the theta that maps every point to itself, `[num_params]`, real numbers; stored
+            as a read-only float32 array.
+        warp: `(theta, points [..., ndim]) -> points [..., ndim]`; exact at the identity if
+            possible, so that `spatial_transform` is.
         matrix: `theta -> [ndim, ndim + 1]` (linear families) or `[ndim + 1, ndim + 1]`
-            (projective), or None if the family has no matrix.
-        compose: `(a, b) -> theta` of the warp that applies `b` first and then `a`, or None.
-        inverse: `theta -> theta` of the inverse warp, or None.
+            (projective). Optional, as are `compose` and `inverse`: `has_matrix`, `has_compose`
+            and `has_inverse` tell which are defined, and calling another one raises
+            `NotImplementedError`.
+        compose: `(a, b) -> theta` of the warp that applies `b` first and then `a`.
+        inverse: `theta -> theta` of the inverse warp.
+        origin: `(function, arguments)` for families that a function makes. The function must return
+            the same object for equal arguments, so it needs a cache.
+        check: whether the constructor evaluates the operations once to check them, which starts
+            JAX. Pass False to define a family before `jax.distributed.initialize`.
 
     A composition or an inverse is NaN if the result is not in the family. Examples are the inverse
     of a theta that is singular to working precision, and a homography that maps the centre to the
     horizon or behind it.
+
+    Raises:
+        ValueError: if a field is invalid, an operation returns another shape, or `identity` does
+            not map points to themselves.
+
+    Example:
+        >>> def shear_points(theta, points):
+        ...     x, y = points[..., 0], points[..., 1]
+        ...     return jnp.stack([x + theta[0] * y, y], axis=-1)
+        >>> shear = Transform("shear", 2, [0.0], shear_points)
+        >>> shear.warp(jnp.asarray([0.5]), jnp.asarray([0.0, 1.0]))
+        Array([0.5, 1. ], dtype=float32)
     """
 
     name: str
     ndim: int
     identity: np.ndarray
-    warp: Callable[[jax.Array, jax.Array], jax.Array]
-    matrix: Callable[[jax.Array], jax.Array] | None = None
-    compose: Callable[[jax.Array, jax.Array], jax.Array] | None = None
-    inverse: Callable[[jax.Array], jax.Array] | None = None
+    warp: Callable[[Array, Array], jax.Array]
+    matrix: Callable[[Array], jax.Array] = None  # type: ignore[assignment]  # see __post_init__
+    compose: Callable[[Array, Array], jax.Array] = None  # type: ignore[assignment]
+    inverse: Callable[[Array], jax.Array] = None  # type: ignore[assignment]
+    origin: tuple[Callable[..., "Transform"], tuple[Any, ...]] | None = dataclasses.field(
+        default=None, kw_only=True
+    )
+    check: dataclasses.InitVar[bool] = dataclasses.field(default=True, kw_only=True)
+
+    def __post_init__(self, check: bool) -> None:
+        check_fields(self.name, self.ndim, self.identity, self.warp)
+        identity = np.array(self.identity, np.float32)
+        identity.setflags(write=False)
+        operations = {}
+        for name in ("warp", "matrix", "compose", "inverse"):
+            function = getattr(self, name)
+            if function is None or isinstance(function, MissingOperation):
+                object.__setattr__(self, name, MissingOperation(self.name, name))
+            elif callable(function):
+                operations[name] = _on_auto_axes(function)
+            else:
+                raise ValueError(f"{name} must be a function or None; got {one_line(function)}")
+        for name, value in {"identity": identity, **operations}.items():
+            object.__setattr__(self, name, value)
+        if check:
+            check_operations(self.name, self.ndim, identity, operations)
 
     @property
     def num_params(self) -> int:
         """The number of parameters, the length of theta."""
         return self.identity.shape[0]
 
-    # Compared by object identity, so that a Transform can be a static argument and a module field:
-    # the field `identity` is an array, which has no hash and no boolean equality.
-    def __hash__(self) -> int:
-        return id(self)
+    @property
+    def has_matrix(self) -> bool:
+        """Whether the family defines `matrix`."""
+        return not isinstance(self.matrix, MissingOperation)
 
-    def __eq__(self, other: object) -> bool:
-        return self is other
+    @property
+    def has_compose(self) -> bool:
+        """Whether the family defines `compose`."""
+        return not isinstance(self.compose, MissingOperation)
 
-    def __ne__(self, other: object) -> bool:
-        return self is not other
+    @property
+    def has_inverse(self) -> bool:
+        """Whether the family defines `inverse`."""
+        return not isinstance(self.inverse, MissingOperation)
 
     # A copy would be an unequal family and cause recompilation, so copying returns the object.
     def __copy__(self) -> "Transform":
@@ -71,8 +131,53 @@ class Transform(NamedTuple):
     def __deepcopy__(self, memo: object) -> "Transform":
         return self
 
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[Any, ...]]:
+        if self.origin is not None and self.origin[0](*self.origin[1]) is self:
+            return self.origin
+        home = getattr(self.warp, "__module__", "")
+        for module in dict.fromkeys(("stn_jax.transforms", home, *sys.modules)):
+            for name, value in tuple(getattr(sys.modules.get(module), "__dict__", {}).items()):
+                if value is self:
+                    return _find_by_name, (module, name)
+        raise TypeError(
+            f"cannot pickle {self!r}, because no variable of a module holds it and its origin, if "
+            "it has one, returns another object"
+        )
+
     def __repr__(self) -> str:
         return f"Transform({self.name!r}, num_params={self.num_params})"
+
+
+def _find_by_name(module: str, name: str) -> Transform:
+    """Returns a variable of a module, to unpickle a `Transform`."""
+    return getattr(importlib.import_module(module), name)
+
+
+def _on_auto_axes(operation: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Makes an operation of a family work on meshes with Explicit axes."""
+
+    @functools.wraps(operation)
+    def call(*arguments: Array) -> jax.Array:
+        # The last argument is the points of a warp, or else a theta.
+        spec = partition_spec(arguments[-1]) if arguments else ()
+        return run_on_auto_axes(operation, *arguments, out_spec=spec[:-1])
+
+    return call
+
+
+def cache_one_object(make: Callable[..., Transform]) -> Callable[..., Transform]:
+    """Caches a function, so that equal arguments give one object, also in several threads.
+
+    A `Transform` is compared by identity, so a second object would be another family.
+    """
+    cached, lock = functools.cache(make), threading.RLock()
+
+    @functools.wraps(make)
+    def make_once(*arguments: Any) -> Transform:
+        with lock:
+            return cached(*arguments)
+
+    return make_once
 
 
 def check_transform(transform: object) -> None:
@@ -80,21 +185,14 @@ def check_transform(transform: object) -> None:
     if not isinstance(transform, Transform):
         raise ValueError(
             "transform must be one of stn_jax.transforms, or made by calling thin_plate_spline; "
-            f"got {transform!r}"
+            f"got {one_line(transform)}"
         )
-
-
-def read_only_vector(values: Sequence[float]) -> np.ndarray:
-    """Returns a read-only float32 vector."""
-    array = np.asarray(values, np.float32)
-    array.setflags(write=False)
-    return array
 
 
 def at_least_float32(array: Array) -> jax.Array:
     """Casts `array` to float32 unless its dtype is wider."""
     array = jnp.asarray(array)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array.astype(float_dtype(array.dtype))
 
 
 def as_theta(theta: Array, num_params: int, name: str) -> jax.Array:

@@ -20,7 +20,6 @@ from stn_jax.transforms.base import (
     homogeneous,
     inverse_matrix,
     matmul,
-    read_only_vector,
     warp_by_matrix,
 )
 
@@ -34,21 +33,21 @@ def _linear_transform(
     ndim: int = 2,
 ) -> Transform:
     """Makes a `Transform` from functions of theta, and adds the checks of arguments."""
-    identity_theta = read_only_vector(identity)
 
     def checked(theta: Array) -> jax.Array:
-        return as_theta(theta, len(identity_theta), name)
+        return as_theta(theta, len(identity), name)
 
     return Transform(
         name=name,
         ndim=ndim,
-        identity=identity_theta,
+        identity=np.asarray(identity),
         warp=lambda theta, points: warp_by_matrix(
             matrix(checked(theta)), as_points(points, ndim, name)
         ),
         matrix=lambda theta: matrix(checked(theta)),
         compose=lambda a, b: compose(checked(a), checked(b)),
         inverse=lambda theta: inverse(checked(theta)),
+        check=False,
     )
 
 

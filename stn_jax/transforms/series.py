@@ -1,19 +1,19 @@
 """Several transformations of one family in series, as one transformation."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stn_jax._checks import as_numbers, one_line
 from stn_jax._types import Array
 from stn_jax.transforms.base import (
     Transform,
     as_points,
     as_theta,
+    cache_one_object,
     check_transform,
-    read_only_vector,
 )
+from stn_jax.transforms.validation import MissingOperation
 
 
 def series(transform: Transform, count: int) -> Transform:
@@ -41,12 +41,13 @@ def series(transform: Transform, count: int) -> Transform:
         True
     """
     check_transform(transform)
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"count must be a whole number of at least 1; got {count}")
-    return transform if count == 1 else _cached_series(transform, count)
+    number = as_numbers(count)
+    if number is None or number.shape != () or number.dtype.kind not in "iu" or number < 1:
+        raise ValueError(f"count must be a whole number of at least 1; got {one_line(count)}")
+    return transform if number == 1 else _cached_series(transform, int(number))
 
 
-@functools.cache  # equal arguments must give one object: a Transform is compared by identity
+@cache_one_object
 def _cached_series(transform: Transform, count: int) -> Transform:
     name = f"series of {count} {transform.name}"
     num_params = count * transform.num_params
@@ -61,13 +62,14 @@ def _cached_series(transform: Transform, count: int) -> Transform:
         return warped
 
     def inverse(theta: Array) -> jax.Array:
-        assert transform.inverse is not None
         return jnp.concatenate([transform.inverse(part) for part in reversed(split(theta))])
 
     return Transform(
         name=name,
         ndim=transform.ndim,
-        identity=read_only_vector(np.tile(transform.identity, count).tolist()),
+        identity=np.tile(transform.identity, count),
         warp=warp,
-        inverse=None if transform.inverse is None else inverse,
+        inverse=inverse if transform.has_inverse else MissingOperation(name, "inverse"),
+        origin=(series, (transform, count)),
+        check=False,
     )

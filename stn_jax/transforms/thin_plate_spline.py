@@ -1,6 +1,5 @@
 """The thin plate spline: the smoothest warp that moves control points by given offsets."""
 
-import functools
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -9,9 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from stn_jax._checks import check_at_least_0
+from stn_jax._checks import check_at_least_0, one_line
 from stn_jax._types import Array
-from stn_jax.transforms.base import Transform, as_points, as_theta, read_only_vector
+from stn_jax.transforms.base import (
+    Transform,
+    as_points,
+    as_theta,
+    cache_one_object,
+)
 
 # Largest error of a control point, per unit of offset, for a spline without regularisation.
 OFFSET_TOLERANCE = 1e-3
@@ -68,7 +72,7 @@ def thin_plate_spline(
         if not (np.isfinite(points).all() and min(points) >= 2 and (points % 1 == 0).all()):
             raise ValueError(
                 "control_points must be (rows, columns), whole numbers of at least 2 each, or "
-                f"[K, 2] points; got {control_points!r}"
+                f"[K, 2] points; got {one_line(control_points)}"
             )
         points = control_point_grid(*(int(size) for size in points))
     check_at_least_0("regularisation", regularisation)
@@ -91,7 +95,7 @@ def _check_points(points: np.ndarray) -> np.ndarray:
     return points
 
 
-@functools.cache  # equal arguments must give one object: a Transform is compared by identity
+@cache_one_object
 def _cached_spline(points: tuple[tuple[float, float], ...], regularisation: float) -> Transform:
     controls = np.asarray(points)
     count = len(controls)
@@ -116,7 +120,14 @@ def _cached_spline(points: tuple[tuple[float, float], ...], regularisation: floa
         )
         return targets + jnp.moveaxis(displacement, 0, -1)
 
-    return Transform(name=name, ndim=2, identity=read_only_vector([0.0] * (2 * count)), warp=warp)
+    return Transform(
+        name=name,
+        ndim=2,
+        identity=np.zeros(2 * count),
+        warp=warp,
+        origin=(thin_plate_spline, (points, regularisation)),
+        check=False,
+    )
 
 
 def _check_distinct(controls: np.ndarray, coefficients: np.ndarray) -> None:
@@ -138,9 +149,10 @@ def _basis(points: Array, controls: np.ndarray, xp: ModuleType) -> Float[Array, 
     The radial function is r² log r², with value 0 and gradient 0 at r = 0. `xp` is the array
     module, `numpy` or `jax.numpy`.
     """
-    centres = xp.asarray(controls, points.dtype)
+    shape = (1,) * (points.ndim - 1) + (-1,)  # spelled out for strict rank promotion
+    centre_x, centre_y = xp.asarray(controls.T, points.dtype)
     x, y = points[..., :1], points[..., 1:]
-    squared = (x - centres[:, 0]) ** 2 + (y - centres[:, 1]) ** 2
+    squared = (x - centre_x.reshape(shape)) ** 2 + (y - centre_y.reshape(shape)) ** 2
     radial = squared * xp.log(xp.where(squared > 0, squared, xp.ones_like(squared)))
     return xp.concatenate([radial, xp.ones_like(x), x, y], axis=-1)
 

@@ -7,17 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from stn_jax._checks import check_bool, check_floating, check_shape, check_sizes
-from stn_jax._types import Array
-from stn_jax.coordinates import centred_pixels, half_extent, target_points, target_scale
+from stn_jax._checks import check_bool, check_floating, check_shape, check_sizes, is_traced
+from stn_jax._sharding import run_on_auto_axes
+from stn_jax._types import Array, float_dtype
+from stn_jax.coordinates import centred_pixels, half_extent, target_point_array, target_scale
 from stn_jax.transforms.base import (
     Transform,
-    apply_matrix,
     as_theta,
     at_least_float32,
     check_transform,
     dehomogenise,
     matmul,
+    warp_by_matrix,
 )
 
 
@@ -56,9 +57,8 @@ def affine_grid(
     check_floating("theta", matrix)
     matrix = at_least_float32(matrix)
     sizes = check_sizes("output_shape", output_shape, matrix.shape[0])
-    points = jnp.asarray(target_points(sizes, align_corners=align_corners), matrix.dtype)
-    coordinates = apply_matrix(matrix, [points[..., i] for i in range(len(sizes))])
-    return jnp.stack(coordinates, axis=-1)
+    points = target_point_array(sizes, matrix.dtype, align_corners=align_corners)
+    return run_on_auto_axes(warp_by_matrix, matrix, points)
 
 
 def transform_grid(
@@ -97,8 +97,8 @@ def transform_grid(
     check_bool("align_corners", align_corners)
     theta = as_theta(theta, transform.num_params, transform.name)
     sizes = check_sizes("output_shape", output_shape, transform.ndim)
-    points = target_points(sizes, align_corners=align_corners)
-    return transform.warp(theta, jnp.asarray(points, theta.dtype))
+    points = target_point_array(sizes, theta.dtype, align_corners=align_corners)
+    return transform.warp(theta, points)
 
 
 def outside_frame(grid: Float[Array, "*out n"]) -> Bool[jax.Array, "*out"]:
@@ -150,17 +150,18 @@ def source_pixels(
     """
     source_scales = [half_extent(s, align_corners=align_corners) for s in reversed(input_shape)]
     target_scales = [target_scale(s, align_corners=align_corners) for s in reversed(output_shape)]
-    if transform.matrix is not None:
+    ndim = len(output_shape)
+    if transform.has_matrix:
         matrix = _matrix_in_pixels(transform.matrix(theta), source_scales, target_scales)
         rows = _matrix_times_points(matrix, centred_pixels(output_shape))
-        centred = dehomogenise(rows, len(output_shape))
+        centred = dehomogenise(rows, ndim)
     else:
-        points = target_points(output_shape, align_corners=align_corners)
-        points = jnp.asarray(points, jnp.promote_types(theta.dtype, jnp.float32))
+        dtype = float_dtype(theta.dtype)
+        points = target_point_array(output_shape, dtype, align_corners=align_corners)
         displacement = transform.warp(theta, points) - points  # exactly 0 at the identity
         # Not a matrix product: it would double the time of a 28 x 28 spline on a CPU core, from
         # 7.5 to 15 us. The optimization barrier in `sample` keeps the positions consistent here.
-        displacement *= jnp.asarray(source_scales, points.dtype)
+        displacement *= number_array(source_scales, points.dtype).reshape([1] * ndim + [ndim])
         centred = [
             centres.astype(points.dtype) * (source / target) + displacement[..., i]
             for i, (centres, source, target) in enumerate(
@@ -174,15 +175,24 @@ def source_pixels(
 
 
 def _matrix_in_pixels(
-    matrix: jax.Array, source_scales: Sequence[float], target_scales: Sequence[float]
+    matrix: jax.Array,
+    source_scales: Sequence[float | jax.Array],
+    target_scales: Sequence[float | jax.Array],
 ) -> jax.Array:
     """Converts a matrix from normalised units to one from centred target to source pixels."""
-    rows = np.asarray([*source_scales, 1.0])[: matrix.shape[0], None]
-    columns = np.asarray([*target_scales, 1.0])[None]
+    rows = number_array([*source_scales, 1.0])[: matrix.shape[0], None]
+    columns = number_array([*target_scales, 1.0])[None]
     return matrix * (rows / columns).astype(matrix.dtype)
 
 
-def _matrix_times_points(matrix: jax.Array, coordinates: Sequence[np.ndarray]) -> list[jax.Array]:
+def number_array(values: Sequence[float | jax.Array], dtype: np.dtype | None = None) -> Array:
+    """Makes a vector, a NumPy array unless a value is traced because a size is symbolic."""
+    if is_traced(values):
+        return jnp.stack([jnp.asarray(value, dtype or jnp.float32) for value in values])
+    return np.asarray(values, dtype)
+
+
+def _matrix_times_points(matrix: jax.Array, coordinates: Sequence[Array]) -> list[jax.Array]:
     """Each row of `matrix` times (x, y[, z], 1), if each coordinate varies along one axis only."""
     terms = []
     for j, values in enumerate(coordinates):
@@ -190,7 +200,8 @@ def _matrix_times_points(matrix: jax.Array, coordinates: Sequence[np.ndarray]) -
         # length 1 as a plain product.
         constant = matrix[:, -1] if j == 0 else jnp.zeros_like(matrix[:, -1])
         factors = jnp.stack([matrix[:, j], constant], axis=1)
-        basis = np.stack([values.ravel(), np.ones(values.size)])
+        xp = np if isinstance(values, np.ndarray) else jnp
+        basis = xp.stack([values.ravel(), xp.ones_like(values).ravel()])
         term = matmul(factors, jnp.asarray(basis, matrix.dtype))
         terms.append(term.reshape(len(matrix), *values.shape))
     return [sum(parts[1:], parts[0]) for parts in zip(*terms, strict=True)]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from stn_jax._checks import check_bool, check_choice, check_sizes
+from stn_jax._sharding import partition_spec, run_on_auto_axes
 from stn_jax._types import Array
 from stn_jax.coordinates import to_normalised, to_pixels
 from stn_jax.transforms.base import Transform, as_points, as_theta, check_transform
@@ -62,13 +63,37 @@ def warp_points(
     output_sizes = check_sizes("output_shape", given, transform.ndim)
     points = as_points(points, transform.ndim, transform.name)
     theta = as_theta(theta, transform.num_params, transform.name)
-    from_sizes, to_sizes = output_sizes, input_sizes
+    if to == "output" and not transform.has_inverse:
+        raise ValueError(
+            f"to must be input for {transform.name}, which has no inverse; got 'output'"
+        )
+    return run_on_auto_axes(
+        _warp_points,
+        points,
+        theta,
+        out_spec=partition_spec(points)[:-1],
+        transform=transform,
+        input_shape=input_sizes,
+        to=to,
+        output_shape=output_sizes,
+        align_corners=align_corners,
+    )
+
+
+def _warp_points(
+    points: jax.Array,
+    theta: jax.Array,
+    *,
+    transform: Transform,
+    input_shape: tuple[int, ...],
+    to: Literal["input", "output"],
+    output_shape: tuple[int, ...],
+    align_corners: bool,
+) -> jax.Array:
+    """`warp_points` without checks."""
+    from_sizes, to_sizes = output_shape, input_shape
     if to == "output":
-        from_sizes, to_sizes = input_sizes, output_sizes
-        if transform.inverse is None:
-            raise ValueError(
-                f"to must be input for {transform.name}, which has no inverse; got 'output'"
-            )
+        from_sizes, to_sizes = input_shape, output_shape
         theta = transform.inverse(theta)
     normalised = convert_units(to_normalised, points, from_sizes, align_corners)
     warped = transform.warp(theta, normalised)

@@ -1,5 +1,6 @@
 """The spatial transformation of an image: grid generation and sampling in one function."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -7,9 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Float, Shaped
 
 from stn_jax._checks import check_bool, check_shape, check_sizes, describe_image_shape
+from stn_jax._sharding import partition_spec, run_on_auto_axes
 from stn_jax._types import Array, Mode, PaddingMode
 from stn_jax.coordinates import pixel_bounds
-from stn_jax.sampling.grid_sample import sample
+from stn_jax.sampling.grid_sample import check_sampling, sample, sampled_spec
 from stn_jax.transforms.base import Transform, as_theta, check_transform
 from stn_jax.warping.grids import source_pixels
 
@@ -64,6 +66,42 @@ def spatial_transform(
     input_shape = shape[:-1]
     given = input_shape if output_shape is None else output_shape
     output_sizes = check_sizes("output_shape", given, ndim)
-    points = source_pixels(theta, transform, input_shape, output_sizes, align_corners)
+    image, fill = check_sampling(image, mode, padding_mode, fill)
+    spec = [
+        axis if size == out else None
+        for axis, size, out in zip(partition_spec(image), input_shape, output_sizes, strict=False)
+    ]
+    return run_on_auto_axes(
+        _spatial_transform,
+        image,
+        theta,
+        fill,
+        out_spec=sampled_spec(image, spec),
+        transform=transform,
+        output_shape=output_sizes,
+        mode=mode,
+        padding_mode=padding_mode,
+        align_corners=bool(align_corners),
+    )
+
+
+# One named call: eager calls and their transformations then run as one program.
+@functools.partial(
+    jax.jit, static_argnames=("transform", "output_shape", "mode", "padding_mode", "align_corners")
+)
+def _spatial_transform(
+    image: jax.Array,
+    theta: jax.Array,
+    fill: jax.Array,
+    *,
+    transform: Transform,
+    output_shape: tuple[int, ...],
+    mode: Mode,
+    padding_mode: PaddingMode,
+    align_corners: bool,
+) -> jax.Array:
+    """`spatial_transform` without checks."""
+    input_shape = image.shape[:-1]
+    points = source_pixels(theta, transform, input_shape, output_shape, align_corners)
     bounds = [pixel_bounds(size, align_corners=align_corners) for size in reversed(input_shape)]
-    return sample(image, points, bounds, mode=mode, padding_mode=padding_mode, fill=fill)
+    return sample(image, points, fill, bounds=bounds, mode=mode, padding_mode=padding_mode)

@@ -14,7 +14,7 @@ BLOB = jnp.zeros((*SHAPE, 1)).at[9:19, 9:19].set(1.0)
 OTHERS = jnp.ones((2, *SHAPE, 1))
 SQUARE = jnp.asarray([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
-translate = jax.jit(functools.partial(distortions.t, canvas=(60, 60)))
+translate = jax.jit(functools.partial(distortions.random_translation, canvas=(60, 60)))
 
 
 def angles_and_scales(thetas: jax.Array, canvas: int) -> tuple[np.ndarray, np.ndarray]:

@@ -30,14 +30,14 @@ def test_jitter_stays_within_its_bounds() -> None:
 
 
 def test_deformation_is_added_to_the_motion() -> None:
-    jitter = functools.partial(distortions.jitter, **BOUNDS)
+    jitter = functools.partial(distortions.random_jitter, **BOUNDS)
     moved = jax.jit(jitter)(KEYS[0], BLOB)
     barely_deformed = jax.jit(functools.partial(jitter, sigma_px=1e-4))(KEYS[0], BLOB)
     np.testing.assert_allclose(barely_deformed, moved, atol=1e-3)
 
 
 def test_deformation_moves_points_independently() -> None:
-    deform = functools.partial(distortions.jitter, image=BLOB, sigma_px=1.0)
+    deform = functools.partial(distortions.random_jitter, image=BLOB, sigma_px=1.0)
     images = jax.jit(jax.vmap(lambda key: deform(key)))(KEYS)[..., 0]
     places = np.einsum("bhw,hwc->bc", images, np.indices(SHAPE).transpose(1, 2, 0))
     places /= np.sum(images, axis=(1, 2))[:, None]
@@ -57,8 +57,8 @@ def test_deformation_is_independent_of_the_angle(
     @jax.jit
     @jax.vmap
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        rotation = distortions.jitter(key, BLOB, max_angle_rad=0.5)
-        deformation = distortions.jitter(key, BLOB, sigma_px=1.0)
+        rotation = distortions.random_jitter(key, BLOB, max_angle_rad=0.5)
+        deformation = distortions.random_jitter(key, BLOB, sigma_px=1.0)
         return rotation[0, 0, 1], deformation[0, 0]
 
     angles, shifts = draw(KEYS[:100])
@@ -69,15 +69,15 @@ def test_deformation_is_independent_of_the_angle(
 @pytest.mark.parametrize("sigma_px", [-1.0, math.nan, math.inf])
 def test_invalid_deviation_raises(sigma_px: float) -> None:
     with pytest.raises(ValueError, match="sigma_px must be finite and at least 0"):
-        distortions.jitter(KEYS[0], BLOB, sigma_px=sigma_px)
+        distortions.random_jitter(KEYS[0], BLOB, sigma_px=sigma_px)
 
 
 def test_jitter_without_bounds_is_the_identity() -> None:
-    np.testing.assert_array_equal(distortions.jitter(KEYS[0], BLOB), BLOB)
+    np.testing.assert_array_equal(distortions.random_jitter(KEYS[0], BLOB), BLOB)
 
 
 def test_jitter_repeats_the_edge() -> None:
     flat = jnp.full((8, 8, 1), 0.7)
-    jitter = functools.partial(distortions.jitter, max_angle_rad=0.5, max_shift_px=4.0)
+    jitter = functools.partial(distortions.random_jitter, max_angle_rad=0.5, max_shift_px=4.0)
     moved = jax.jit(jitter)(KEYS[1], flat)
     np.testing.assert_allclose(moved, flat, atol=1e-6)

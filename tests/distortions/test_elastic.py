@@ -11,7 +11,7 @@ from tests.distortions.inputs import KEYS, SHAPE
 
 
 def test_e_moves_control_points_by_sigma() -> None:
-    draw = functools.partial(distortions.draw_e, scale=(0.8, 0.8), sigma_px=1.5)
+    draw = functools.partial(distortions.draw_elastic, scale=(0.8, 0.8), sigma_px=1.5)
     thetas = jax.jit(jax.vmap(lambda key: draw(key, SHAPE)))(KEYS)
     controls = jnp.stack(
         [g.ravel() for g in jnp.meshgrid(jnp.linspace(-1, 1, 4), jnp.linspace(-1, 1, 4))], -1

@@ -11,7 +11,7 @@ from tests.distortions.inputs import KEYS, SHAPE, SQUARE
 
 
 def test_p_moves_corners_by_sigma() -> None:
-    draw = functools.partial(distortions.draw_p, scale=(0.8, 0.8), sigma_px=2.0)
+    draw = functools.partial(distortions.draw_perspective, scale=(0.8, 0.8), sigma_px=2.0)
     thetas = jax.jit(jax.vmap(lambda key: draw(key, SHAPE)))(KEYS)
     corners = jax.vmap(transforms.projective.warp, in_axes=(0, None))(thetas, SQUARE)
     shifts = (np.asarray(corners) - SQUARE / 0.8) * 14
@@ -25,7 +25,7 @@ def test_share_of_corners_behind_the_horizon_is_as_documented() -> None:
     @jax.jit
     @jax.vmap
     def share_behind(sigma_px: jax.Array) -> jax.Array:
-        draw = functools.partial(distortions.draw_p, image_shape=SHAPE, sigma_px=sigma_px)
+        draw = functools.partial(distortions.draw_perspective, image_shape=SHAPE, sigma_px=sigma_px)
         thetas = jax.vmap(lambda key: draw(key))(jax.random.split(KEYS[0], 5000))
         depths = jnp.matmul(thetas[:, 6:], SQUARE.T, precision="highest") + 1
         return jnp.mean(jnp.any(depths < 1e-3, axis=1))

@@ -10,7 +10,7 @@ from tests.distortions.inputs import KEYS, SHAPE, angles_and_scales
 
 
 def test_r_draws_uniform_angles_and_keeps_the_scale() -> None:
-    thetas = jax.vmap(lambda key: distortions.draw_r(key, SHAPE))(KEYS)
+    thetas = jax.vmap(lambda key: distortions.draw_rotation(key, SHAPE))(KEYS)
     angles, scales = angles_and_scales(thetas, 28)
     assert -90 <= angles.min() < -85
     assert 85 < angles.max() <= 90
@@ -19,7 +19,7 @@ def test_r_draws_uniform_angles_and_keeps_the_scale() -> None:
 
 
 def test_r_is_rigid_for_non_square_images() -> None:
-    theta = distortions.draw_r(KEYS[0], (20, 40))
+    theta = distortions.draw_rotation(KEYS[0], (20, 40))
     to_px = np.asarray([20.0, 10.0])  # half the width, half the height
     m = np.asarray(transforms.affine.matrix(theta))[:, :2] * to_px[:, None] / to_px
     np.testing.assert_allclose(m @ m.T, np.eye(2), atol=1e-6)

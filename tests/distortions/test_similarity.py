@@ -8,7 +8,7 @@ from tests.distortions.inputs import KEYS, SHAPE, angles_and_scales
 
 
 def test_rts_draws_uniform_angles_scales_and_places() -> None:
-    thetas = jax.vmap(lambda key: distortions.draw_rts(key, SHAPE))(KEYS)
+    thetas = jax.vmap(lambda key: distortions.draw_similarity(key, SHAPE))(KEYS)
     angles, scales = angles_and_scales(thetas, 42)
     assert np.abs(angles).max() <= 45
     assert 0.7 <= scales.min() < 0.72

@@ -26,7 +26,7 @@ def solid(image: jax.Array, depth: int = DEPTH) -> jax.Array:
 
 def drawn_maps(canvas: tuple[int, ...] = CANVAS, **options: float) -> np.ndarray:
     """Draws maps `[n, 3, 4]` from canvas to solid, in pixels (x, y, z) from their centres."""
-    draw = functools.partial(distortions.draw_extruded, canvas=canvas, depth=DEPTH, **options)
+    draw = functools.partial(distortions.draw_extrusion, canvas=canvas, depth=DEPTH, **options)
     thetas = jax.jit(jax.vmap(lambda key: draw(key, SHAPE)))(KEYS)
     to_solid_px = np.asarray([SHAPE[1], SHAPE[0], DEPTH])[:, None] / 2
     return np.asarray(thetas).reshape(-1, 3, 4) * to_solid_px / [*(n / 2 for n in canvas[::-1]), 1]
@@ -34,7 +34,9 @@ def drawn_maps(canvas: tuple[int, ...] = CANVAS, **options: float) -> np.ndarray
 
 def test_projection_of_unrotated_solid_is_the_image() -> None:
     # A canvas of the image's larger side leaves the centre as the only place.
-    extrude = functools.partial(distortions.extruded, canvas=CUBE, depth=DEPTH, max_angle_rad=0.0)
+    extrude = functools.partial(
+        distortions.random_extrusion, canvas=CUBE, depth=DEPTH, max_angle_rad=0.0
+    )
     volume = jax.jit(extrude)(KEYS[0], IMAGE)
     expected = jnp.zeros((*CUBE, 2)).at[3:7, 1:9].set(solid(IMAGE))
     np.testing.assert_allclose(volume, expected, atol=1e-6)
@@ -48,9 +50,9 @@ def test_extruded_equals_trilinear_warp_of_the_solid(depth: int) -> None:
     @jax.jit
     @jax.vmap
     def extruded_and_warped(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        theta = distortions.draw_extruded(key, SHAPE, **options)
+        theta = distortions.draw_extrusion(key, SHAPE, **options)
         stored = solid(IMAGE, depth)
-        return distortions.extruded(key, IMAGE, **options), stn_jax.spatial_transform(
+        return distortions.random_extrusion(key, IMAGE, **options), stn_jax.spatial_transform(
             stored, theta, transforms.affine_3d, output_shape=CANVAS
         )
 
@@ -73,7 +75,7 @@ def test_rotation_by_90_degrees_about_an_axis_swaps_the_others(
 
 def test_rotation_keeps_the_sum_of_the_image() -> None:
     image = jnp.zeros((16, 16, 1)).at[3:13, 5:11].set(jnp.linspace(0.2, 1, 10)[:, None, None])
-    make = functools.partial(distortions.extruded, canvas=(24, 24, 24), depth=6)
+    make = functools.partial(distortions.random_extrusion, canvas=(24, 24, 24), depth=6)
     volumes = jax.jit(jax.vmap(make, in_axes=(0, None)))(KEYS[:20], image)
     np.testing.assert_allclose(volumes.sum(axis=(1, 2, 3, 4)), image.sum(), rtol=0.02)
 
@@ -106,15 +108,15 @@ def test_solid_stays_on_the_canvas_and_reaches_its_edges() -> None:
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_output_has_the_dtype_of_the_image_and_the_canvas_shape(dtype: jnp.dtype) -> None:
     found = jax.eval_shape(
-        functools.partial(distortions.extruded, **OPTIONS), KEYS[0], IMAGE.astype(dtype)
+        functools.partial(distortions.random_extrusion, **OPTIONS), KEYS[0], IMAGE.astype(dtype)
     )
     assert (found.dtype, found.shape) == (dtype, (*CANVAS, 2))
 
 
 def test_angle_may_be_traced(unchecked: None) -> None:
-    draw = jax.jit(lambda angle: distortions.draw_extruded(KEYS[0], SHAPE, max_angle_rad=angle))
+    draw = jax.jit(lambda angle: distortions.draw_extrusion(KEYS[0], SHAPE, max_angle_rad=angle))
     np.testing.assert_allclose(
-        draw(0.5), distortions.draw_extruded(KEYS[0], SHAPE, max_angle_rad=0.5), atol=1e-6
+        draw(0.5), distortions.draw_extrusion(KEYS[0], SHAPE, max_angle_rad=0.5), atol=1e-6
     )
 
 
@@ -132,14 +134,14 @@ def test_angle_may_be_traced(unchecked: None) -> None:
 )
 def test_invalid_option_raises(options: dict[str, Any], message: str, unchecked: None) -> None:
     with pytest.raises(ValueError, match=message):
-        distortions.extruded(KEYS[0], IMAGE, **options)
+        distortions.random_extrusion(KEYS[0], IMAGE, **options)
     with pytest.raises(ValueError, match=message):
-        distortions.draw_extruded(KEYS[0], SHAPE, **options)
+        distortions.draw_extrusion(KEYS[0], SHAPE, **options)
 
 
 def test_invalid_image_shape_raises(unchecked: None) -> None:
     for shape in [SHAPE, (1, *SHAPE, 1)]:
         with pytest.raises(ValueError, match=r"image must have shape \[h, w, c\]; got"):
-            distortions.extruded(KEYS[0], jnp.ones(shape))
+            distortions.random_extrusion(KEYS[0], jnp.ones(shape))
         with pytest.raises(ValueError, match=r"image must have shape \[h, w, c\]; got"):
             distortions.extrude(jnp.ones(shape), transforms.affine_3d.identity)

@@ -13,7 +13,7 @@ from tests.distortions.inputs import BLOB, KEYS, OTHERS, SHAPE, translate
 
 
 def test_t_keeps_the_image_whole_and_reaches_the_edges() -> None:
-    distort = jax.jit(jax.vmap(distortions.t, in_axes=(0, None)))
+    distort = jax.jit(jax.vmap(distortions.random_translation, in_axes=(0, None)))
     images = distort(KEYS[:100], jnp.ones((*SHAPE, 1)))
     np.testing.assert_allclose(images.sum(axis=(1, 2, 3)), 28 * 28, rtol=1e-4)
     assert float(images[:, :2].max()) > 0
@@ -23,7 +23,7 @@ def test_t_keeps_the_image_whole_and_reaches_the_edges() -> None:
 def test_tc_adds_crops_of_the_other_images() -> None:
     others = jnp.full((6, *SHAPE, 1), 0.5)
     image = jnp.zeros((*SHAPE, 1)).at[5:20, 5:20].set(1.0)
-    cluttered = jax.jit(distortions.tc)(KEYS[0], image, others)
+    cluttered = jax.jit(distortions.random_clutter)(KEYS[0], image, others)
     placed = translate(distortions.image_key(KEYS[0]), image)
     assert cluttered.shape == (60, 60, 1)
     np.testing.assert_array_equal(cluttered, jnp.maximum(cluttered, placed))
@@ -35,7 +35,7 @@ def test_tc_adds_crops_of_the_other_images() -> None:
 def test_tc_without_other_images_equals_t() -> None:
     empty = jnp.zeros((0, *SHAPE, 1))
     np.testing.assert_array_equal(
-        jax.jit(distortions.tc)(KEYS[0], BLOB, empty),
+        jax.jit(distortions.random_clutter)(KEYS[0], BLOB, empty),
         translate(distortions.image_key(KEYS[0]), BLOB),
     )
 
@@ -44,9 +44,9 @@ def test_tc_without_other_images_equals_t() -> None:
 def test_invalid_crop_size_raises(crop_size: Any, unchecked: None) -> None:
     allowed = "crop_size must be a whole number between 1 and 28; got"
     with pytest.raises(ValueError, match=f"{allowed} {crop_size!r}"):
-        distortions.tc(KEYS[0], BLOB, OTHERS, crop_size=crop_size)
+        distortions.random_clutter(KEYS[0], BLOB, OTHERS, crop_size=crop_size)
 
 
 def test_other_number_of_channels_raises(unchecked: None) -> None:
     with pytest.raises(ValueError, match=r"others must have shape \[crops, h, w, 1\]"):
-        distortions.tc(KEYS[0], BLOB, jnp.ones((2, *SHAPE, 3)))
+        distortions.random_clutter(KEYS[0], BLOB, jnp.ones((2, *SHAPE, 3)))

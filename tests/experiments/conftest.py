@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import io
 import json
 import math
@@ -9,6 +10,7 @@ import pathlib
 import shutil
 import signal
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,6 +29,7 @@ from experiments.training.population import PopulationTrainer
 from experiments.training.single import SingleTrainer
 from experiments.workflow import training_run
 from tests.experiments.processes import keeping_compiled
+from tests.experiments.user_modules import SHEARS
 
 ROOT = pathlib.Path(train.__file__).parent.parent
 
@@ -201,6 +204,30 @@ def unfinished(finished: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
     shutil.copytree(finished, folder)
     (folder / "summary.json").unlink()
     return folder
+
+
+@pytest.fixture
+def write_module(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str | None], str]]:
+    """Writes a module that can be imported during the test, and returns its name.
+
+    The name is new each time, because families are cached by name. None writes no module.
+    """
+    folder = tmp_path_factory.mktemp("modules")
+    monkeypatch.syspath_prepend(folder)
+    names = []
+
+    def write(source: str | None = SHEARS) -> str:
+        names.append(f"{folder.name}_{len(names)}")
+        if source is not None:
+            (folder / f"{names[-1]}.py").write_text(source)
+            importlib.invalidate_caches()
+        return names[-1]
+
+    yield write
+    for name in names:
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ def untrained_run(
 
 def predict_theta(run: pathlib.Path, *images: np.ndarray) -> np.ndarray:
     """Theta of the first transformer for images of the size of the network's input."""
-    experiment, params, _ = restore.restore(run)
+    experiment, params, *_ = restore.restore(run)
     undistorted = dataclasses.replace(experiment.config.data, distortion="none")
     preprocess = preprocessing.make_preprocess(undistorted, experiment.normalisation)
 
@@ -206,7 +206,9 @@ def test_splines_between_blocks_straighten_signs(
     assert straighten(run, tmp_path / "one", out) == 0
     record = json.loads((out / "theta.jsonl").read_text())
     theta = np.float32(record.pop("theta"))
-    (expected,) = predict_theta(run, image_files.resize_to(image, (32, 32, 3)))
+    (expected,) = predict_theta(
+        run, image_files.resize_to(image_files.to_array(image), (32, 32, 3))
+    )
     np.testing.assert_allclose(theta, expected, atol=1e-4)
     assert np.abs(theta).max() > 0.02  # it bends
     assert record == {
@@ -220,15 +222,15 @@ def test_splines_between_blocks_straighten_signs(
         "regularisation": 0.1,
         "align_corners": True,
         "in_series": 1,
-        "seen_input_shape": [32, 32],
-        "seen_output_shape": [32, 32],
+        "network_input_shape": [32, 32],
+        "network_output_shape": [32, 32],
     }
     with Image.open(out / "a.png") as straight:
         again = stn_jax.straighten(
             np.float32(image),
             theta,
             stn_jax.transforms.thin_plate_spline(record["control_points"], 0.1),
-            record["seen_input_shape"],
+            record["network_input_shape"],
             padding_mode=restore.restore(run).experiment.config.model.padding_mode,
             align_corners=True,
         )
@@ -257,13 +259,11 @@ def test_run_with_keep_aspect_pads_images_to_squares(
     assert record["input_shape"] == record["output_shape"] == [9, 9]
     assert record["margins"] == [1, 0]
     theta, padded = np.float32(record["theta"]), archives.resize(image, 9, keep_aspect=True)
-    squashed = image_files.resize_to(image, (9, 9, 1))
-    of_padded, of_squashed = predict_theta(run, padded[..., None], squashed)
+    squashed = image_files.resize_to(image_files.to_array(image), (9, 9, 1))
+    of_padded, of_squashed = predict_theta(run, padded, squashed)
     np.testing.assert_allclose(theta, of_padded, atol=1e-4)
     assert np.abs(theta - of_squashed).max() > 1e-3
-    expected = stn_jax.spatial_transform(
-        np.float32(padded[..., None]), theta, stn_jax.transforms.rotation
-    )
+    expected = stn_jax.spatial_transform(np.float32(padded), theta, stn_jax.transforms.rotation)
     with Image.open(out / "a.png") as straight:
         np.testing.assert_allclose(np.float32(straight), expected[..., 0], atol=0.51)
 

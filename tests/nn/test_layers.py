@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stn_jax.nn import layers
-from stn_jax.nn.layers import Conv, avg_pool, conv2d, max_pool
-from tests.nn.initialise import init
+from stn_jax.linen import Conv
+from stn_jax.nn import avg_pool, conv2d, convolution, max_pool
+from tests.linen.initialise import init
 
 # (image shape, kernel size, features, padding): layers of the tutorial's and the paper's networks,
 # even kernels, output widths that no span divides (29 and 37), a kernel as large as the image, one
@@ -109,7 +109,9 @@ def test_empty_batch():
 
 def test_both_implementations_of_convolution_agree():
     image, kernel = normal((2, 9, 11, 3)), normal((3, 4, 3, 5), 1)
-    assert_close(layers._conv_by_matmul(image, kernel), layers._conv_by_xla(image, kernel), 1e-5)
+    assert_close(
+        convolution._conv_by_matmul(image, kernel), convolution._conv_by_xla(image, kernel), 1e-5
+    )
 
 
 @pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 0), ("cuda", 1)])
@@ -138,7 +140,7 @@ def test_second_derivative(x64):
     image, kernel = normal((1, 5, 5, 1), 0, jnp.float64), normal((3, 3, 1, 2), 1, jnp.float64)
     pooled = jax.hessian(lambda k: (max_pool(conv2d(image, k)[:, :2, :2]) ** 2).sum())
     expected = jax.hessian(
-        lambda k: (nn.max_pool(layers._conv_by_xla(image, k)[:, :2, :2], (2, 2)) ** 2).sum()
+        lambda k: (nn.max_pool(convolution._conv_by_xla(image, k)[:, :2, :2], (2, 2)) ** 2).sum()
     )
     assert_close(jax.jit(pooled)(kernel), jax.jit(expected)(kernel), 1e-12)
 
@@ -184,7 +186,9 @@ def test_half_precision_is_summed_in_float32():
     assert set(np.ravel(vjp(jnp.ones((1, 32, 32, 1), jnp.bfloat16))[0]).tolist()) == {1024.0}
     assert avg_pool(ones, (32, 32)).tolist() == [[[[1.0] * 4]]]
     # CPUs always sum in float32; other devices do so only if asked.
-    traced = str(jax.make_jaxpr(layers._conv_by_matmul)(ones, jnp.ones((3, 3, 4, 1), jnp.bfloat16)))
+    traced = str(
+        jax.make_jaxpr(convolution._conv_by_matmul)(ones, jnp.ones((3, 3, 4, 1), jnp.bfloat16))
+    )
     assert "preferred_element_type=float32" in traced
 
 
@@ -268,7 +272,7 @@ def test_cpu_gradient_uses_only_products_and_elementwise_operations(in_scan):
     ],
 )
 def test_outputs_per_window(out_w, kw, features, expected):
-    assert layers._outputs_per_window(out_w, kw, features) == expected
+    assert convolution._outputs_per_window(out_w, kw, features) == expected
 
 
 IMAGE, KERNEL = jnp.zeros((1, 5, 5, 2)), jnp.zeros((3, 3, 2, 4))
@@ -280,7 +284,7 @@ IMAGE, KERNEL = jnp.zeros((1, 5, 5, 2)), jnp.zeros((3, 3, 2, 4))
     [
         (
             lambda: conv2d(IMAGE, KERNEL, padding="FULL"),
-            "padding must be one of VALID, SAME; .*FULL",
+            "padding must be one of VALID, SAME, or .*FULL",
         ),
         (lambda: conv2d(IMAGE[0, 0], KERNEL), r"image must have shape .*got \[5, 2\]"),
         (lambda: conv2d(IMAGE.astype(int), KERNEL), "image must be of a floating dtype; got int32"),

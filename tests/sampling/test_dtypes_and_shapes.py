@@ -55,6 +55,20 @@ def test_half_precision_image_gradient_is_summed_in_float32(dtype: str, mode: st
 
 
 @pytest.mark.parametrize("dtype", HALVES)
+@every_mode
+def test_half_precision_works_with_strict_dtype_promotion(dtype: str, mode: str) -> None:
+    image, theta = random_array(4, 5, 2, dtype=dtype), random_array(6, dtype=dtype)
+
+    def total(image: jax.Array, theta: jax.Array) -> jax.Array:
+        affine = stn_jax.transforms.affine
+        return jnp.sum(stn_jax.spatial_transform(image, theta, affine, mode=mode, fill=0.5))
+
+    with jax.numpy_dtype_promotion("strict"):
+        gradients = jax.eval_shape(jax.grad(total, (0, 1)), image, theta)
+    assert [gradient.dtype for gradient in gradients] == [dtype, dtype]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
 @every_padding
 def test_half_precision_grid_is_converted_to_float32(dtype: str, padding_mode: str) -> None:
     """Half precision could not represent positions in an image of 512 pixels."""

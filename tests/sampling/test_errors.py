@@ -44,6 +44,14 @@ def test_unhashable_mode_is_rejected() -> None:
         stn_jax.grid_sample(IMAGE, GRID, mode=["bilinear"])
 
 
+@pytest.mark.parametrize("argument", ["mode", "padding_mode", "align_corners", "fill"])
+def test_arrays_are_printed_on_one_short_line(argument: str) -> None:
+    with pytest.raises(ValueError, match=argument) as error:
+        stn_jax.grid_sample(IMAGE, GRID, **{argument: jnp.ones((30, 30))})
+    assert len(message(error).splitlines()) == 1
+    assert len(message(error)) < 300
+
+
 @pytest.mark.parametrize("call", [stn_jax.grid_sample, jax.jit(stn_jax.grid_sample)])
 @pytest.mark.parametrize(
     ("image_shape", "grid_shape", "argument"),

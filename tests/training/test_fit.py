@@ -73,7 +73,7 @@ def test_optimizers_that_use_the_loss(optimizer: optax.GradientTransformation) -
 def test_evaluation_counts_every_example_once(batch_size: int) -> None:
     params = initial_state().params
     evaluate = functools.partial(training.evaluate, OBJECTIVE, add_noise, batch_size=batch_size)
-    means = jax.jit(evaluate)(params, DATA, KEY)
+    means = jax.jit(evaluate)(KEY, params, DATA)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(KEY, jnp.arange(N))
     values = OBJECTIVE(params, add_noise(keys, DATA), None)
     np.testing.assert_allclose(means["loss"], values["loss"].mean(), rtol=1e-5)
@@ -82,7 +82,7 @@ def test_evaluation_counts_every_example_once(batch_size: int) -> None:
 
 def test_measured_values_are_reported() -> None:
     objective = training.classification(apply_fn, lambda found: {"size": found["size"]})
-    means = training.evaluate(objective, identity, initial_state().params, DATA, KEY, batch_size=50)
+    means = training.evaluate(objective, identity, KEY, initial_state().params, DATA, batch_size=50)
     expected = np.abs(DATA["image"]).sum(axis=(1, 2, 3)).mean()
     np.testing.assert_allclose(means["size"], expected, rtol=1e-5)
 
@@ -106,7 +106,7 @@ def test_invalid_batch_size_of_training_raises(batch_size: int) -> None:
 def test_invalid_arguments_of_evaluation_raise() -> None:
     def evaluate(data: training.Batch, batch_size: int) -> Any:
         params = initial_state().params
-        return training.evaluate(OBJECTIVE, add_noise, params, data, KEY, batch_size=batch_size)
+        return training.evaluate(OBJECTIVE, add_noise, KEY, params, data, batch_size=batch_size)
 
     with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
         evaluate(DATA, 0)
@@ -128,4 +128,4 @@ def test_arrays_of_different_lengths_raise(labels: jax.Array) -> None:
             *(objective, optax.sgd(1.0), identity, state, data), num_epochs=1, batch_size=4
         )
     with pytest.raises(ValueError, match=expected):
-        training.evaluate(objective, identity, state.params, data, KEY, batch_size=4)
+        training.evaluate(objective, identity, KEY, state.params, data, batch_size=4)

@@ -21,11 +21,11 @@ def test_straighten_at_the_same_resolution_equals_spatial_transform(
     transform: transforms.Transform, align_corners: bool, padding_mode: str, x64: None
 ) -> None:
     image, theta = jnp.asarray(RNG.normal(size=(8, 7, 2))), near_identity(transform)
-    options = {"output_shape": (5, 9), "align_corners": align_corners}
-    options |= {"padding_mode": padding_mode}
+    options = {"padding_mode": padding_mode, "align_corners": align_corners}
+    shape = (5, 9)
     np.testing.assert_allclose(
-        stn_jax.straighten(image, theta, transform, (8, 7), **options),
-        stn_jax.spatial_transform(image, theta, transform, **options),
+        stn_jax.straighten(image, theta, transform, (8, 7), network_output_shape=shape, **options),
+        stn_jax.spatial_transform(image, theta, transform, output_shape=shape, **options),
         atol=1e-12,
     )
 
@@ -42,10 +42,14 @@ def test_straighten_shows_the_same_region_at_higher_resolution(
         return jnp.asarray(pixels)
 
     theta = jnp.asarray([0.5, 0.2, 0.1, -0.1, 0.4, 0.05])
-    options = {"output_shape": (6, 8), "align_corners": align_corners}
+    shape, corners = (6, 8), {"align_corners": align_corners}
     small_image, large_image = coordinate_image(12, 12), coordinate_image(60, 36)
-    small = stn_jax.spatial_transform(small_image, theta, transforms.affine, **options)
-    large = stn_jax.straighten(large_image, theta, transforms.affine, (12, 12), **options)
+    small = stn_jax.spatial_transform(
+        small_image, theta, transforms.affine, output_shape=shape, **corners
+    )
+    large = stn_jax.straighten(
+        large_image, theta, transforms.affine, (12, 12), network_output_shape=shape, **corners
+    )
     assert large.shape == (30, 24, 2)
     np.testing.assert_allclose(large[2::5, 1::3], small, atol=1e-12)
 
@@ -87,13 +91,13 @@ def test_computed_target_points_equal_the_constant_ones(shape: tuple[int, ...]) 
 
 
 def test_straighten_rejects_empty_input_shape() -> None:
-    with pytest.raises(ValueError, match=r"input_shape must be positive; got \(0, 4\)"):
+    with pytest.raises(ValueError, match=r"network_input_shape must be positive; got \(0, 4\)"):
         stn_jax.straighten(jnp.ones((4, 4, 1)), jnp.zeros(2), transforms.translation, (0, 4))
 
 
 def test_straighten_rejects_wrong_shapes(unchecked: None) -> None:
     image, theta = jnp.ones((4, 5, 1)), jnp.asarray(transforms.affine.identity)
-    with pytest.raises(ValueError, match=r"input_shape must be 2 non-negative integers"):
+    with pytest.raises(ValueError, match=r"network_input_shape must be 2 non-negative integers"):
         stn_jax.straighten(image, theta, transforms.affine, (4,))
     with pytest.raises(ValueError, match=r"image for affine must have shape \[h, w, c\]"):
         stn_jax.straighten(image[0], theta, transforms.affine, (4, 4))

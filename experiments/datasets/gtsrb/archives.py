@@ -20,7 +20,7 @@ from PIL import Image
 
 from experiments.datasets.dataset import DatasetError, one_line
 from experiments.datasets.gtsrb.signs import FINAL, FIRST_STAGE, NUM_CLASSES, TrainingSet
-from experiments.datasets.image_files import pad_to_square
+from experiments.datasets.image_files import pad_to_square, resize_to, to_array
 from experiments.datasets.published_files import PublishedFile
 
 _TEST_FOLDER = "GTSRB/Final_Test/Images"
@@ -172,9 +172,10 @@ def resize(image: Image.Image, size: int, *, keep_aspect: bool) -> np.ndarray:
     Returns:
         uint8 `[size, size, 3]`.
     """
+    values = to_array(image)
     if keep_aspect:
-        image, _ = pad_to_square(image)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+        values, _ = pad_to_square(values)
+    return resize_to(values, (size, size, values.shape[-1]))
 
 
 def _open(path: Path) -> zipfile.ZipFile:

@@ -20,10 +20,11 @@ class FixedNetwork(NamedTuple):
 
     size: tuple[int, int]
 
-    def apply(self, variables: Any, images: jax.Array, rngs: Any) -> Any:
+    def apply(self, variables: Any, images: jax.Array, rngs: Any, mutable: Any) -> Any:
         output = jnp.zeros((len(images), *self.size, images.shape[-1]))
         thetas = variables["params"]
-        return None, {name: {"theta": theta, "output": output} for name, theta in thetas.items()}
+        found = {name: {"theta": theta, "output": output} for name, theta in thetas.items()}
+        return (None, found), {}
 
 
 def fixed_experiment(

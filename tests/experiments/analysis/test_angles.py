@@ -1,5 +1,6 @@
 """Angles are those of the images in pixels, and residuals measure how well they are undone."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -17,6 +18,7 @@ from experiments.analysis.angles import (
     matrix_angle_deg,
 )
 from experiments.analysis.probe import first_test_keys
+from experiments.settings.access import replace_settings
 from experiments.settings.config import Data
 from experiments.training import preprocessing
 from experiments.training.experiment import Experiment
@@ -116,6 +118,12 @@ def test_networks_without_transformer_or_with_nan_have_no_angles(data_file: path
     params = {"transformer_0": jnp.full((25, 1), jnp.nan)}
     assert compare_angles(experiment, params) is None
     assert angle_summary(experiment, params) == {}
+
+
+def test_networks_without_a_transformer_do_not_import_its_family(data_file: pathlib.Path) -> None:
+    experiment = fixed_experiment(data_file, {"distortion": "r"})
+    config = replace_settings(experiment.config, {"model": "fcn", "transform": "no_such:shear"})
+    assert compare_angles(dataclasses.replace(experiment, config=config), {}) is None
 
 
 def test_perfect_predictions_leave_no_residual() -> None:

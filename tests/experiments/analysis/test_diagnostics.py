@@ -41,7 +41,7 @@ class PoseReader:
     normalisation: Normalisation
     follows: bool
 
-    def apply(self, variables: Any, images: jax.Array, rngs: Any) -> Any:
+    def apply(self, variables: Any, images: jax.Array, rngs: Any, mutable: Any) -> Any:
         moved = jax.vmap(self._pose)(images)
         frame = jnp.broadcast_to(FRAME, moved.shape)
         logits = jnp.stack([moved[:, 0], jnp.zeros(len(moved))], axis=1)
@@ -50,7 +50,7 @@ class PoseReader:
                 moved
             )
             logits = jnp.zeros_like(logits)
-        return logits, self._intermediates(frame)
+        return (logits, self._intermediates(frame)), {}
 
     def _pose(self, image: jax.Array) -> jax.Array:
         """Computes the pose of the scene from the four pixels in the middle."""

@@ -1,6 +1,7 @@
 """Frames are the points on the input that transformers sample, and probes hold test images."""
 
 import pathlib
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -77,6 +78,23 @@ def test_frames_sample_the_points_of_the_grids(placement: str, names: list[str])
         for theta, grid in zip(frame.theta, grids(placement)[name], strict=True):
             points = stn_jax.transform_grid(theta, frame.transform, MESH_SHAPE)
             np.testing.assert_allclose(points, grid, atol=1e-6)
+
+
+def test_grids_of_a_user_defined_family_need_only_its_warp(
+    write_module: Callable[..., str],
+) -> None:
+    settings = Model(transform=f"{write_module()}:shear", placement="series", transformers=2)
+    thetas = {"transformer_0": [[0.5], [0.0]], "transformer_1": [[0.25], [-0.5]]}
+    found = frame_grids(settings, thetas)
+    mesh = stn_jax.transform_grid(transforms.affine.identity, transforms.affine, MESH_SHAPE)
+    x, y = np.moveaxis(np.asarray(mesh), -1, 0)
+    for name, amounts in {"transformer_0": [0.5, 0.0], "transformer_1": [0.75, -0.5]}.items():
+        for grid, amount in zip(found[name], amounts, strict=True):
+            np.testing.assert_allclose(grid, np.stack([x + amount * y, y], axis=-1), atol=1e-6)
+
+
+def test_networks_without_a_transformer_do_not_import_its_family() -> None:
+    assert frame_grids(Model("fcn", transform="no_such:shear"), {}) == {}
 
 
 def test_probe_has_the_first_test_images(data_file: pathlib.Path) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints are restored exactly as saved, and damage is detected and reported."""
 
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Sequence
 
@@ -70,7 +71,7 @@ def test_newest_checkpoint_equals_the_saved_snapshot(saved: pathlib.Path) -> Non
 def test_snapshot_is_restored_from_arrays() -> None:
     """Process 0 sends a snapshot to the other processes as arrays."""
     arrays = jax.tree.map(np.asarray, to_storable(snapshot(3)))
-    found, expected = from_storable(arrays), snapshot(3)
+    found, expected = from_storable(arrays, state(0)), snapshot(3)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     assert type(found.seconds) is float
     assert found.seconds == expected.seconds
@@ -129,19 +130,30 @@ def test_error_names_all_damaged_checkpoints(copy: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "optimizer"),
+    ("params", "optimizer", "found"),
     [
-        ({"b": jnp.zeros(3)}, optax.adam(1.0)),
-        ({"a": jnp.zeros(4)}, optax.adam(1.0)),
-        ({"a": jnp.zeros(3)}, optax.sgd(1.0)),
-        ({"a": jnp.zeros(3), "b": jnp.zeros(3)}, optax.adam(1.0)),
+        ({"b": 3}, optax.adam(1.0), "opt_state.0.mu.a is int32[3], but nothing is needed"),
+        ({"a": 4}, optax.adam(1.0), "opt_state.0.mu.a is int32[3], but int32[4] is needed"),
+        ({"a": 3}, optax.sgd(1.0), "opt_state.0.count is int32[], but nothing is needed"),
+        ({"a": 3, "b": 2}, optax.adam(1.0), "opt_state.0.mu.b is missing, but int32[2] is"),
     ],
 )
 def test_checkpoint_of_another_structure_is_an_error(
-    saved: pathlib.Path, params: dict, optimizer: optax.GradientTransformation
+    saved: pathlib.Path,
+    params: dict[str, int],
+    optimizer: optax.GradientTransformation,
+    found: str,
 ) -> None:
-    other = training.init_state(jax.random.key(5), params, optimizer)
-    with pytest.raises(RunError, match=r"checkpoints/3.msgpack: is of another network or optimis"):
+    arrays = {name: jnp.zeros(size, int) for name, size in params.items()}
+    other = training.init_state(jax.random.key(5), arrays, optimizer)
+    expected = re.escape(f"checkpoints/3.msgpack: is of another network or optimiser: {found}")
+    with pytest.raises(RunError, match=expected):
+        Checkpoints(saved).restore(other)
+
+
+def test_checkpoint_of_another_dtype_is_an_error(saved: pathlib.Path) -> None:
+    other = state(0)._replace(params={"a": jnp.zeros(3, jnp.bfloat16)})
+    with pytest.raises(RunError, match=r"params.a is int32\[3\], but bfloat16\[3\] is needed"):
         Checkpoints(saved).restore(other)
 
 

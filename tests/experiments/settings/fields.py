@@ -17,10 +17,13 @@ def flag(name: str) -> str:
 
 
 def choices(name: str) -> tuple[str, ...]:
-    """The options of a setting; empty unless its type is a `Literal`."""
+    """The options of a setting; empty unless its type is or contains a `Literal`."""
     kind, _ = FIELDS[name]
     hint = typing.get_type_hints(kind)[name]
-    return typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    literals = [
+        each for each in (hint, *typing.get_args(hint)) if typing.get_origin(each) is typing.Literal
+    ]
+    return typing.get_args(literals[0]) if literals else ()
 
 
 CHOICES = [name for name in FIELDS if choices(name)]

@@ -88,6 +88,12 @@ def test_flags_override_the_file(written: Callable[..., str]) -> None:
             ["--features not set (was 32 64 128 131)", "--transformers 2 (was 3)"],
         ),
         ("demo --placement series --transformers 3", "--placement input", ["--transformers 1"]),
+        ("demo --transform shears:shear", "--model tutorial", []),
+        (
+            "demo --transform shears:shear",
+            "--model st_projection_cnn",
+            ["--distortion extruded (was r)", "--transform affine_3d (was shears:shear)"],
+        ),
         ("distorted --min-scale 0.8", "--max-scale 0.75", ["--min-scale not set (was 0.8)"]),
         ("distorted --max-scale 0.9", "--min-scale 1", ["--max-scale not set (was 0.9)"]),
         (

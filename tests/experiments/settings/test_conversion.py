@@ -51,12 +51,19 @@ WHOLE = {group: {} for group in GROUPS}
         (WHOLE | {"optimisation": {"epochs": -1}}, "--epochs must be positive"),
         (WHOLE | {"model": {"control_points": [4]}}, "--control-points has an invalid value: 4"),
         (WHOLE | {"model": {"features": [8, "8"]}}, "--features has an invalid value: 8 8"),
+        (WHOLE | {"model": {"transform": "afine"}}, "--transform must be one of .*; got afine"),
+        (WHOLE | {"model": {"transform": "a:b:c"}}, "--transform must be one of .*; got a:b:c"),
         (WHOLE | {"run": {"figures": 1}}, "--figures has an invalid value: 1"),
     ],
 )
 def test_other_json_is_rejected(values: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config_from_dict(values)
+
+
+def test_user_defined_family_survives_json_without_importing_it() -> None:
+    config = parse("--transform", "no.such_module:shear")
+    assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -38,6 +38,7 @@ def test_help_shows_presets_groups_and_every_setting(capsys: pytest.CaptureFixtu
     assert "--max-angle FLOAT Largest rotation of r, rts and extruded, in degrees. Default" in shown
     assert "(default: st_cnn)" in shown
     assert "(default: rotation)" in shown
+    assert "affine_3d,rigid_3d}|MODULE:OBJECT" in shown
 
 
 def test_every_setting_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 """Every setting of a model builds the right network, and it trains."""
 
-import typing
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from experiments.settings.validation import validate
 from experiments.training import models, optimizers
 from experiments.training.experiment import apply_fn, build_experiment, initial_state, share_outside
 from stn_jax import training, transforms
-from stn_jax.nn import (
+from stn_jax.linen import (
     CNN,
     CNNLocalisationNetwork,
     FCNLocalisationNetwork,
@@ -32,6 +31,7 @@ from stn_jax.nn import (
     VolumeLocalisationNetwork,
     is_localisation,
 )
+from tests.experiments.settings.fields import choices
 
 KEY = jax.random.key(0)
 BACKGROUND = (-0.5,)
@@ -40,10 +40,6 @@ LABELS = jnp.asarray([3, 1])
 VOLUMES = jax.random.normal(KEY, (2, 26, 26, 26, 1))
 PLAIN = WITHOUT_TRANSFORMER
 IN_SPACE = VOLUME_TRANSFORMS
-
-
-def choices(name: str) -> tuple[str, ...]:
-    return typing.get_args(typing.get_type_hints(Model)[name])
 
 
 def network(model: str = "st_fcn", **settings: Any) -> SpatialTransformerNetwork:
@@ -69,7 +65,7 @@ def abstract_step(
 
     def step(key: jax.Array) -> Any:
         (_, intermediates), variables = made.init_with_output(key, example_images(made))
-        state = training.init_state(key, variables["params"], optimizer)
+        state = training.init_state(key, variables["params"], optimizer, {})
         batch = {"image": example_images(made), "label": LABELS}
         after, values = training.train_step(objective, optimizer, state, batch)
         return state, after, values, intermediates

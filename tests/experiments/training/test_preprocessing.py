@@ -1,5 +1,6 @@
 """Stored images are normalised, distorted and augmented as configured."""
 
+import dataclasses
 import functools
 import math
 import pathlib
@@ -14,7 +15,12 @@ import pytest
 from experiments.settings.config import Data
 from experiments.settings.relations import DEFAULT_SCALES
 from experiments.training import preprocessing
-from experiments.training.preprocessing import Normalisation, make_preprocess, normalisation
+from experiments.training.preprocessing import (
+    Normalisation,
+    make_preprocess,
+    make_undistorted_preprocess,
+    normalisation,
+)
 from tests.experiments.conftest import keeping_compiled
 
 RNG = np.random.default_rng(0)
@@ -80,6 +86,21 @@ def test_bytes_and_floats_are_normalised_alike() -> None:
         preprocessed(fractions, normalisation(fractions), distortion="none"),
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("kind", ["channel", "local"])
+@pytest.mark.parametrize("distortion", ["r", "rts"])
+def test_undistorted_images_are_only_normalised(kind: Any, distortion: Any) -> None:
+    """Whatever the distortion is, and whatever the size of the images."""
+    images, scale = RNG.integers(0, 256, (3, 9, 9, 1), dtype=np.uint8), {"normalisation": kind}
+    expected = preprocessed(images, SCALE, distortion="none", **scale)
+    data = Data(distortion=distortion, **scale)
+    preprocess = jax.jit(make_undistorted_preprocess(data, SCALE))
+    np.testing.assert_allclose(preprocess(images), expected, atol=1e-6)
+    np.testing.assert_allclose(preprocess(np.float32(images / 255)), expected, atol=1e-5)
+    pairs = jax.jit(make_undistorted_preprocess(dataclasses.replace(data, task="add"), SCALE))
+    found = pairs(np.concatenate([images, images[::-1]], axis=-1))
+    np.testing.assert_allclose(found, np.concatenate([expected, expected[::-1]], -1), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

@@ -111,6 +111,14 @@ def test_result_is_the_same_in_two_processes(
         assert read_summary(runs / "0")[name] == expected
 
 
+def test_joined_processes_are_not_joined_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: pytest.fail("joined"))
+    mesh = sharding.start(Run(coordinator="host:1", num_processes=1, process_id=0))
+    assert mesh is not None
+    assert dict(mesh.shape) == {"batch": jax.device_count()}
+
+
 @pytest.mark.slow
 def test_signal_to_one_process_stops_all(tiny: list[str], compiled: Path, tmp_path: Path) -> None:
     arguments = [*tiny, *SETTINGS.split(), "--epochs", "1000000", "--run-dir", str(tmp_path / "0")]

@@ -46,8 +46,8 @@ def test_test_set_is_evaluated_once(
     def counting(experiment: Experiment, mesh: Any) -> Callable[[Params], Any]:
         tester = make_tester(experiment, mesh)
 
-        def test(params: Params) -> Any:
-            metrics = tester(params)
+        def test(params: Params, variables: Any) -> Any:
+            metrics = tester(params, variables)
             evaluated.append(metrics.confusions.sum())
             return metrics
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stn_jax import transforms
-from stn_jax.nn import (
+from stn_jax.linen import (
     FCN,
     FCNLocalisationNetwork,
     Projection,
@@ -14,7 +14,7 @@ from stn_jax.nn import (
     SpatialTransformerNetwork,
     VolumeLocalisationNetwork,
 )
-from tests.nn.initialise import init
+from tests.linen.initialise import init
 
 VOLUMES = jax.random.normal(jax.random.key(0), (2, 6, 5, 7, 3))
 

@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 
 from stn_jax import transforms
-from stn_jax.nn import (
+from stn_jax.linen import (
     CNN,
     FCN,
     AveragePool,
@@ -31,7 +31,7 @@ from stn_jax.nn import (
     TutorialLocalisationNetwork,
     is_localisation,
 )
-from tests.nn.initialise import init
+from tests.linen.initialise import init
 
 KEY = jax.random.key(0)
 IMAGES = jax.random.normal(KEY, (3, 28, 28, 1))
@@ -61,7 +61,7 @@ def test_initial_transformation_is_exactly_the_identity(
     localisation: nn.Module, transform: transforms.Transform
 ) -> None:
     module = SpatialTransformer(localisation=localisation, transform=transform)
-    np.testing.assert_array_equal(init_and_apply(module), IMAGES)
+    np.testing.assert_array_equal(init_and_apply(module)[0], IMAGES)
 
 
 def test_regression_has_initial_gradients() -> None:
@@ -71,7 +71,7 @@ def test_regression_has_initial_gradients() -> None:
     @jax.jit
     @jax.grad
     def gradients_of(params: dict) -> jax.Array:
-        return jnp.sum((module.apply({"params": params}, IMAGES) - target) ** 2)
+        return jnp.sum((module.apply({"params": params}, IMAGES)[0] - target) ** 2)
 
     gradients = gradients_of(init(module, IMAGES)["params"])
     regression = gradients["localisation_regression"]
@@ -82,13 +82,13 @@ def test_regression_has_initial_gradients() -> None:
 def test_initial_theta_replaces_the_identity() -> None:
     start = (0.5, 0.2, -0.2)
     module = transformer(transforms.translation_scale, initial_theta=start)
-    _, found = init_and_apply(module, method="with_intermediates")
+    _, found = init_and_apply(module)
     np.testing.assert_allclose(found["theta"], np.tile(start, (3, 1)), rtol=1e-6)
 
 
 def test_output_shape_fill_and_intermediates() -> None:
     module = transformer(output_shape=(14, 20), fill=-0.5, initial_theta=(1, 0, 9, 0, 1, 0))
-    output, found = init_and_apply(module, method="with_intermediates")
+    output, found = init_and_apply(module)
     assert {name: value.shape for name, value in found.items()} == {
         "theta": (3, 6),
         "grid": (3, 14, 20, 2),
@@ -100,14 +100,14 @@ def test_output_shape_fill_and_intermediates() -> None:
 def test_3d_transformations_warp_volumes() -> None:
     volumes = jax.random.normal(KEY, (2, 5, 6, 7, 1))
     np.testing.assert_array_equal(
-        init_and_apply(transformer(transforms.affine_3d), volumes), volumes
+        init_and_apply(transformer(transforms.affine_3d), volumes)[0], volumes
     )
 
 
 def test_half_precision_images_keep_float32_theta() -> None:
     module = SpatialTransformer(FCNLocalisationNetwork(dtype=jnp.bfloat16), transforms.affine)
     images = IMAGES.astype(jnp.bfloat16)
-    output, found = init_and_apply(module, images, method="with_intermediates")
+    output, found = init_and_apply(module, images)
     assert found["theta"].dtype == jnp.float32
     assert output.dtype == jnp.bfloat16
     np.testing.assert_array_equal(output, images)
@@ -189,7 +189,7 @@ def test_float64_features_give_float64_theta(x64: None) -> None:
 
     @jax.jit
     def theta(params: Any) -> jax.Array:
-        found = module.apply({"params": params}, images, method="with_intermediates")
+        found = module.apply({"params": params}, images)
         return found[1]["theta"]
 
     assert theta(wide).dtype == jnp.float64
@@ -202,7 +202,7 @@ def test_parallel_transformers_stack_channels() -> None:
     module = ParallelTransformers([transformer(), transformer()])
     two_channels = jnp.concatenate([IMAGES, -IMAGES], axis=-1)
     expected = jnp.concatenate([two_channels] * 2, axis=-1)
-    np.testing.assert_array_equal(init_and_apply(module, two_channels), expected)
+    np.testing.assert_array_equal(init_and_apply(module, two_channels)[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,8 @@ def test_localisation_parameters_are_found_in_compact_modules() -> None:
     class Network(nn.Module):
         @nn.compact
         def __call__(self, images: jax.Array) -> jax.Array:
-            return FCN()(SpatialTransformer(CNNLocalisationNetwork(), transforms.affine)(images))
+            transformer = SpatialTransformer(CNNLocalisationNetwork(), transforms.affine)
+            return FCN()(transformer(images)[0])
 
     params = jax.eval_shape(Network().init, KEY, IMAGES)["params"]
     chosen = jax.tree_util.tree_map_with_path(lambda path, _: is_localisation(path), params)
@@ -288,7 +289,7 @@ def test_transformer_inside_an_nnx_model() -> None:
             self.linear = nnx.Linear(28 * 28, 10, rngs=rngs)
 
         def __call__(self, images: jax.Array) -> jax.Array:
-            return self.linear(self.transformer(images).reshape(len(images), -1))
+            return self.linear(self.transformer(images)[0].reshape(len(images), -1))
 
     model = Model(nnx.Rngs(0))
     gradients = nnx.jit(nnx.grad(lambda model: jnp.sum(model(IMAGES) ** 2)))(model)
@@ -299,7 +300,7 @@ def test_transformer_inside_an_nnx_model() -> None:
 
 def test_output_shape_may_be_an_array(unchecked: None) -> None:
     module = transformer(output_shape=np.asarray([14, 20]))
-    output, _ = jax.eval_shape(module.init_with_output, KEY, IMAGES)
+    (output, _), _ = jax.eval_shape(module.init_with_output, KEY, IMAGES)
     assert output.shape == (3, 14, 20, 1)
 
 
