@@ -11,6 +11,7 @@ the small digits of scikit-learn.
 
 import argparse
 import functools
+import math
 import sys
 import time
 
@@ -44,7 +45,15 @@ def make_model(rngs: nnx.Rngs) -> nnx.Module:
         fill=-MEAN / STD,  # the outside of a normalised image has the value of its background
         rngs=rngs,
     )
-    return SpatialTransformerNetwork((transformer, TutorialClassifier(IMAGE_SHAPE, rngs=rngs)))
+    model = SpatialTransformerNetwork((transformer, TutorialClassifier(IMAGE_SHAPE, rngs=rngs)))
+    for path, layer in nnx.iter_modules(model):
+        # The weights are drawn as in PyTorch. The biases are 0, but PyTorch draws them too, except
+        # for the layer that regresses theta.
+        if isinstance(layer, nnx.Conv | nnx.Linear) and "localisation_regression" not in path:
+            limit = math.prod(layer.kernel.shape[:-1]) ** -0.5
+            shape = layer.bias.shape
+            layer.bias[...] = jax.random.uniform(rngs(), shape, minval=-limit, maxval=limit)
+    return model
 
 
 def make_apply(graph: nnx.GraphDef):

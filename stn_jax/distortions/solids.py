@@ -49,7 +49,7 @@ def extrude(
 
     Example:
         >>> volume = extrude(jnp.ones((28, 28, 1)), affine_3d.identity, canvas=(8, 28, 28))
-        >>> float(volume[0, 0, 0, 0])
+        >>> round(float(volume[0, 14, 14, 0]), 4)
         0.125
     """
     check_image(image)

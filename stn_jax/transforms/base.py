@@ -69,7 +69,7 @@ class Transform:
         >>> def shear_points(theta, points):
         ...     x, y = points[..., 0], points[..., 1]
         ...     return jnp.stack([x + theta[0] * y, y], axis=-1)
-        >>> shear = Transform("shear", 2, [0.0], shear_points)
+        >>> shear = Transform("shear", 2, np.zeros(1), shear_points)
         >>> shear.warp(jnp.asarray([0.5]), jnp.asarray([0.0, 1.0]))
         Array([0.5, 1. ], dtype=float32)
     """
