@@ -7,8 +7,9 @@ find-python = $(shell for python in python$(1) "$$(pyenv prefix $(1) 2>/dev/null
 PYTHON ?= $(firstword $(call find-python,3.13) $(call find-python,3.12) python3)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+EXTRAS ?= experiments,sweep,test,dev
 
-.PHONY: demo test test-all test-postgres test-faults test-oldest lint format clean
+.PHONY: demo test test-all test-trackers test-postgres test-faults test-oldest lint format clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)  ## Train a spatial transformer on embedded digits and draw its figures.
@@ -20,6 +21,10 @@ test: $(INSTALLED)  ## Run the default test suite.
 
 test-all: test  ## Run the default suite, then the slow end-to-end tests.
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not postgres and not faults" $(PYTEST_ARGS)
+
+test-trackers:  ## Test the trackers with their real packages, offline.
+	$(MAKE) VENV=.venv-trackers EXTRAS=$(EXTRAS),wandb,mlflow test \
+	  PYTEST_ARGS="-m slow tests/experiments/runs/test_trackers.py"
 
 test-postgres: $(INSTALLED)  ## Test sweeps on a PostgreSQL server that the tests start.
 	$(BIN)/python -m pytest -m postgres $(PYTEST_ARGS)
@@ -55,5 +60,5 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet \
-	  --constraint constraints.txt --editable '.[experiments,sweep,test,dev]'
+	  --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@

@@ -12,7 +12,7 @@ import tyro
 from experiments.datasets.image_files import (
     ImageError,
     encode_png,
-    pad_to_square,
+    pad_to_aspect,
     read_image,
     to_array,
 )
@@ -161,7 +161,7 @@ def _straighten_file(
     """
     image, margins = to_array(read_image(file)), (0, 0)
     if model.config.data.keep_aspect:
-        image, margins = pad_to_square(image)
+        image, margins = pad_to_aspect(image, model.image_shape[:2])
     thetas = model.theta(model.resize(image[None]))
     outputs = model.straighten(image[None], thetas)
     if len(names) == 1:

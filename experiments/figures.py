@@ -3,9 +3,10 @@
 import pathlib
 import sys
 
-from experiments.settings.errors import run_command
+from experiments.settings.errors import print_error, run_command
 
 USAGE = "usage: python -m experiments.figures RUN_DIR [RUN_DIR ...]"
+UNDRAWN = 2  # the exit code if a figure could not be drawn
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,14 +16,19 @@ def main(arguments: list[str] | None = None) -> int:
     def command() -> int:
         if not arguments or arguments[0].startswith("-"):
             print(f"{USAGE}\n\nDraws the figures of runs again, from their newest checkpoints.")
+            print(f"The exit code is {UNDRAWN} if a figure could not be drawn.")
             return 0 if arguments in (["-h"], ["--help"]) else 2
         from experiments.analysis import run_figures  # imports JAX, and --help must stay fast
 
+        code = 0
         for argument in arguments:
             folder = pathlib.Path(argument)
-            run_figures.redraw(folder)
-            print(f"figures in {folder / 'figures'}")
-        return 0
+            undrawn = run_figures.redraw(folder)
+            if undrawn is None:
+                print(f"figures in {folder / 'figures'}")
+            else:
+                code = print_error(undrawn, UNDRAWN)
+        return code
 
     return run_command(command)
 

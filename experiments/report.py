@@ -13,6 +13,7 @@ from experiments.paper.registry import TABLES, TableName
 from experiments.runs.records import RunError
 from experiments.settings.config import OptionalStr
 from experiments.settings.errors import run_command
+from experiments.settings.machine import expand_user
 
 PROGRAM = "python -m experiments.report"
 
@@ -48,8 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> None:
     description = ReportOptions.__doc__
     options = tyro.cli(ReportOptions, prog=PROGRAM, description=description, args=arguments)
-    runs = pathlib.Path(options.run_dir).expanduser() / options.budget
-    results = pathlib.Path(options.results).expanduser()
+    runs = expand_user(options.run_dir) / options.budget
+    results = expand_user(options.results)
     wanted = options.tables or tuple(TABLES)
     if not (runs.is_dir() or any((results / f"{table}.json").exists() for table in wanted)):
         raise RunError(f"{runs}: not found, so there are no runs of --budget {options.budget}")

@@ -17,6 +17,9 @@ import jax
 import jaxtyping
 import pytest
 
+# No deadline: a machine that is busy, or compiles, is no failure.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.load_profile("default")
 hypothesis.settings.register_profile("faults", max_examples=2000)  # see `make test-faults`
 
 # Two devices, so that sharding can be tested. Other tests run on the first one.

@@ -24,13 +24,13 @@ def script(name: str) -> ModuleType:
 @pytest.mark.slow
 def test_tutorial_trains_on_digits(capsys: pytest.CaptureFixture[str]) -> None:
     assert script("nnx_tutorial").main(["--dataset", "digits", "--epochs", "2"]) == 0
-    found = re.findall(
-        r"^epoch +(\d): loss (\S+), test accuracy (\S+) %", capsys.readouterr().out, re.M
-    )
+    shown = capsys.readouterr().out
+    found = re.findall(r"^epoch +(\d): loss (\S+), test accuracy (\S+) %", shown, re.M)
     assert [int(epoch) for epoch, _, _ in found] == [1, 2]
     (first, second), accuracies = zip(*((float(a), float(b)) for _, a, b in found), strict=True)
     assert second < first < 2.4
     assert min(accuracies) > 5
+    assert "mean of the parameters of 2 epochs: test accuracy " in shown
 
 
 def test_tutorial_without_data_says_where_they_come_from(

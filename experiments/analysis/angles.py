@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Num
 
-from experiments.analysis.probe import Probe, first_test_keys
+from experiments.analysis.probe import Probe
 from experiments.settings.config import WITHOUT_TRANSFORMER
 from experiments.training import preprocessing
 from experiments.training.experiment import Experiment
@@ -32,7 +32,7 @@ class Angles(NamedTuple):
 def compare_angles(
     experiment: Experiment, params: Params, variables: Variables | None = None
 ) -> Angles | None:
-    """Compares applied and predicted angles of the first test images.
+    """Compares applied and predicted angles of a sample of the test set.
 
     The angle of a matrix is that of the nearest rotation.
 
@@ -53,7 +53,7 @@ def compare_angles(
         return None
     theta, output = (intermediates["transformer_0"][name] for name in ("theta", "output"))
     shape, canvas = experiment.dataset.test.images.shape[1:3], probe.images.shape[1:3]
-    drawn = jax.vmap(lambda key: draw_theta(key, shape))(first_test_keys(len(probe.images)))
+    drawn = jax.vmap(lambda key: draw_theta(key, shape))(probe.keys)
     applied_deg = matrix_angle_deg(drawn.reshape(-1, 2, 3), shape, canvas)
     predicted_deg = matrix_angle_deg(jax.vmap(transform.matrix)(theta), canvas, output.shape[1:3])
     if not np.any(np.isfinite(applied_deg) & np.isfinite(predicted_deg)):

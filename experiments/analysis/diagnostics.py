@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.analysis.frames import input_frames
-from experiments.analysis.probe import first_test_images
+from experiments.analysis.probe import sample_test_images
 from experiments.training import preprocessing
 from experiments.training.experiment import Experiment, share_outside
 from stn_jax import poses, spatial_transform, transforms
@@ -77,7 +77,7 @@ def measure(
 
         The first four are left out if no transformer samples the input.
     """
-    images = first_test_images(experiment, NUM_IMAGES)
+    images = sample_test_images(experiment, NUM_IMAGES).images
 
     @jax.jit
     def respond(move: jax.Array) -> Response:

@@ -83,7 +83,8 @@ def frame_grids(settings: Model, thetas: Mapping[str, Any]) -> dict[str, jax.Arr
     family = make_transform(settings)
     if family.ndim == 3:
         return {}
-    mesh = warping.transform_grid(family.identity, family, MESH_SHAPE)
+    # Frames end at -1 and 1: the edges of the outermost pixels, or their centres if corners align.
+    mesh = warping.transform_grid(family.identity, family, MESH_SHAPE, align_corners=True)
     grids = {}
     for name, chain in input_chains(settings, thetas).items():
         arrays = [jnp.asarray(np.asarray(thetas[each], np.float32)) for each in chain]

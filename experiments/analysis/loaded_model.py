@@ -2,7 +2,7 @@
 
 import functools
 import math
-import pathlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,8 +14,9 @@ from jax.typing import ArrayLike
 from experiments.analysis.frames import Frame
 from experiments.analysis.inference import Inference, straighten_images
 from experiments.analysis.restore import TrainedRun, restore
-from experiments.datasets.image_files import pad_to_square, resize_to
+from experiments.datasets.image_files import pad_to_aspect, resize_to
 from experiments.runs.records import RunError, read_config, read_summary
+from experiments.settings.machine import expand_user
 from experiments.training import preprocessing
 from experiments.training.experiment import EVALUATION_BATCH, input_shape
 
@@ -23,7 +24,7 @@ PerFrame = np.ndarray | tuple[np.ndarray, ...]
 """An array if the network has one frame on its input, otherwise an array for each frame."""
 
 
-def load_model(folder: pathlib.Path) -> "LoadedModel":
+def load_model(folder: str | os.PathLike[str]) -> "LoadedModel":
     """Loads the network of a finished run, as `experiments.load`.
 
     Raises:
@@ -31,6 +32,7 @@ def load_model(folder: pathlib.Path) -> "LoadedModel":
             checkpoint, or another process holds its lock.
         DatasetError: if the summary does not describe the data, and they cannot be loaded.
     """
+    folder = expand_user(folder)
     read_config(folder)  # raises if there is no run
     if read_summary(folder) is None:
         raise RunError(f"{folder}: the run is not finished; continue it with --resume auto")
@@ -212,7 +214,7 @@ class LoadedModel:
         """Images as squares, if the run used --keep-aspect."""
         if not self.config.data.keep_aspect or not len(images):
             return images
-        return np.stack([pad_to_square(image)[0] for image in images])
+        return np.stack([pad_to_aspect(image, self.image_shape)[0] for image in images])
 
     def _trace_outputs(self) -> list[tuple[Any, tuple[int, ...]]]:
         """The transformation and the spatial shape of the output of each frame."""

@@ -1,6 +1,7 @@
 """Restores the trained network of a run from its newest checkpoint."""
 
 import contextlib
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from experiments.runs.folder import lock_folder
 from experiments.runs.records import RunError, read_config, read_summary
 from experiments.settings.config import Config, Data
 from experiments.settings.errors import ConfigError
+from experiments.settings.machine import expand_user
 from experiments.settings.relations import has_user_defined_family
 from experiments.training.experiment import (
     Experiment,
@@ -44,14 +46,16 @@ class TrainedRun(NamedTuple):
     variables: Variables | None = None
 
 
-def restore(folder: pathlib.Path, load: LoadDataset | None = None) -> TrainedRun:
+def restore(folder: str | os.PathLike[str], load: LoadDataset | None = None) -> TrainedRun:
     """Restores a run, and releases the lock of its folder; see `open_run`."""
     with open_run(folder, load) as trained:
         return trained
 
 
 @contextlib.contextmanager
-def open_run(folder: pathlib.Path, load: LoadDataset | None = None) -> Iterator[TrainedRun]:
+def open_run(
+    folder: str | os.PathLike[str], load: LoadDataset | None = None
+) -> Iterator[TrainedRun]:
     """Restores a run and locks its folder.
 
     Args:
@@ -67,6 +71,7 @@ def open_run(folder: pathlib.Path, load: LoadDataset | None = None) -> Iterator[
             network, its user-defined family cannot be imported, or another process holds the lock.
         DatasetError: if the data are needed and cannot be loaded.
     """
+    folder = expand_user(folder)
     config = read_config(folder)
     if not (folder / "checkpoints").exists():
         raise RunError(f"{folder}: no checkpoint found")
@@ -83,7 +88,9 @@ def open_run(folder: pathlib.Path, load: LoadDataset | None = None) -> Iterator[
         # Only shapes are needed, and compiling the initialisation of parameters is slow.
         like = jax.eval_shape(lambda: initial_state(experiment))
         state = Checkpoints(folder / "checkpoints").restore(like).state
-        yield TrainedRun(experiment, state.params, summary, state.variables)
+        # Test images are distorted as in the run.
+        with jax.default_prng_impl(str(jax.random.key_impl(state.key))):
+            yield TrainedRun(experiment, state.params, summary, state.variables)
 
 
 def _check_family(folder: pathlib.Path, config: Config) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 
 import stn_jax
 from experiments.benchmark import jax_steps
-from experiments.benchmark.peer_worker import Backend, Program, available_cores
+from experiments.benchmark.peer_worker import Backend, Program
 from experiments.benchmark.workloads import Arrays, Device, Job, WarpSpec
+from experiments.settings.machine import num_cores
 
 # Maps a batch of images, thetas and the side of the output to the outputs.
 BatchWarp = Callable[[jax.Array, jax.Array, int], jax.Array]
@@ -24,7 +25,7 @@ def ours(device: Device) -> Backend:
     On the CPU, each core is a virtual device, so that populations use all cores.
     """
     if device == "cpu":
-        jax.config.update("jax_num_cpu_devices", available_cores())
+        jax.config.update("jax_num_cpu_devices", num_cores())
     builders = {"sampler": _sampler(_warp_ours), "step": jax_steps.build, "copy": _copy}
     return Backend(
         _about(device, "stn-jax", "flax", "optax"),
@@ -49,7 +50,7 @@ def _about(device: Device, *packages: str) -> dict[str, Any]:
     versions = {"python": platform.python_version()}
     for name in ("jax", "jaxlib", *packages):
         versions[name] = stn_jax.__version__ if name == "stn-jax" else _version(name)
-    return {"versions": versions, "device": first.device_kind, "threads": available_cores()}
+    return {"versions": versions, "device": first.device_kind, "threads": num_cores()}
 
 
 def _version(package: str) -> str:

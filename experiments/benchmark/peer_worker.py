@@ -55,11 +55,6 @@ class Backend(NamedTuple):
     clear: Callable[[], object] = lambda: None
 
 
-def available_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def time_calls(program: Program, seconds: float, calls_per_sample: int) -> list[float]:
     """Times repeated calls of a program.
 

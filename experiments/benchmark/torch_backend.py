@@ -11,8 +11,9 @@ import torch  # pyrefly: ignore  # in the extra `bench`
 import torch.nn.functional as F  # noqa: N812  # pyrefly: ignore
 from torch import nn  # pyrefly: ignore
 
-from experiments.benchmark.peer_worker import Backend, Program, available_cores
+from experiments.benchmark.peer_worker import Backend, Program
 from experiments.benchmark.workloads import CLASSES, Arrays, Device, Job, WarpSpec
+from experiments.settings.machine import num_cores
 
 Compile = Callable[[Any], Any]
 
@@ -45,7 +46,7 @@ def _backend(
     if device == "gpu" and not torch.cuda.is_available():
         raise RuntimeError(f"torch {torch.__version__} finds no GPU")
     place = torch.device("cuda" if device == "gpu" else "cpu")
-    torch.set_num_threads(available_cores())
+    torch.set_num_threads(num_cores())
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {name: importlib.metadata.version(name) for name in packages}
     name = torch.cuda.get_device_name() if device == "gpu" else "cpu"

@@ -37,10 +37,12 @@ from experiments.colocalisation.model import Embed, locate, pretrain
 from experiments.colocalisation.options import ColocalisationSettings, colocalisation_differences
 from experiments.colocalisation.trainer import DigitsTrainer
 from experiments.colocalisation.window_figures import draw
+from experiments.plots.figure_folder import FigureFolder
 from experiments.runs.checkpoints import at_start_of_epoch
 from experiments.runs.folder import claim_folder, hold_folders
 from experiments.runs.records import JsonLines, provenance, read_json, write_json
 from experiments.runs.tensorboard import TensorBoardWriter
+from experiments.settings.errors import print_warning
 from experiments.training import loop
 from experiments.training.experiment import count_params
 from experiments.training.loop import Callback, DivergedError, Loop
@@ -109,7 +111,6 @@ def _train_and_record(
     )
     result = train(settings, embed, sets, folder)
     seconds = time.perf_counter() - started
-    draw(folder, sets, result.stages)
     first, last = (overlaps(result.stages[epoch], sets.boxes) for epoch in (0, settings.epochs))
     success, mean_iou = success_rates(last), np.mean(last, axis=1)
     summary = {
@@ -128,6 +129,11 @@ def _train_and_record(
         **provenance(),
     }
     write_json(folder / "summary.json", summary)
+    # After the last record, because a failure to draw must not cost the run.
+    figures = FigureFolder(folder / "figures")
+    draw(figures, sets, result.stages)
+    if undrawn := figures.explain():
+        print_warning(undrawn)
     return summary
 
 

@@ -1,32 +1,27 @@
 """The figures of a co-localisation: windows and true boxes on the images."""
 
-import pathlib
 from typing import Any
 
 import numpy as np
 
 from experiments.colocalisation.digit_images import DIGITS, Sets
+from experiments.plots.figure_folder import FigureFolder
 from experiments.plots.image_grid import draw_boxes
-from experiments.runs.records import writing
 
 SHOWN = 8  # the digit whose training is drawn, as in the paper
 
 
-def draw(folder: pathlib.Path, sets: Sets, stages: dict[int, np.ndarray]) -> None:
-    """Draws the windows of the first images of each digit, and of one digit over the training.
-
-    Raises:
-        RunError: if the figures cannot be written.
-    """
+def draw(figures: FigureFolder, sets: Sets, stages: dict[int, np.ndarray]) -> None:
+    """Draws the windows of the first images of each digit, and of one digit over the training."""
     last, count = max(stages), min(8, sets.images.shape[1])
-    with writing(folder / "figures"):
-        (folder / "figures").mkdir(exist_ok=True)
-        draw_boxes(
-            folder / "figures" / "windows.png",
+    with figures.drawing("windows.png"):
+        figure = draw_boxes(
             *(_rows(each[:, :count]) for each in (sets.images, stages[last], sets.boxes)),
             columns=count,
             title="The first images of each digit",
         )
+        figures.save(figure, "windows.png")
+    with figures.drawing("training.png"):
         epochs = _spread(sorted(stages), 8)
         rows = min(4, count)
 
@@ -34,8 +29,7 @@ def draw(folder: pathlib.Path, sets: Sets, stages: dict[int, np.ndarray]) -> Non
             return _rows(np.stack([np.asarray(first)] * len(epochs), axis=1))
 
         shown = np.stack([stages[epoch][SHOWN, :rows] for epoch in epochs], axis=1)
-        draw_boxes(
-            folder / "figures" / "training.png",
+        figure = draw_boxes(
             over_time(sets.images[SHOWN, :rows]),
             _rows(shown),
             over_time(sets.boxes[SHOWN, :rows]),
@@ -43,6 +37,7 @@ def draw(folder: pathlib.Path, sets: Sets, stages: dict[int, np.ndarray]) -> Non
             title=f"Images of the digit {DIGITS[SHOWN]} over the training",
             labels=[f"epoch {epoch}" for epoch in epochs],
         )
+        figures.save(figure, "training.png")
 
 
 def _rows(arrays: Any) -> np.ndarray:

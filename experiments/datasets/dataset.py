@@ -46,6 +46,7 @@ class Dataset:
         test: test examples.
         num_classes: the number of classes.
         class_names: the name of each class; None if classes have only numbers.
+        notes: what was done with the user's files, in one line each.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Dataset:
     test: Split
     num_classes: int
     class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def check_split(

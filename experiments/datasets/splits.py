@@ -43,7 +43,7 @@ def _apportion(counts: np.ndarray, size: int) -> np.ndarray:
 
 
 def cut_validation(data: Split, size: int, seed: int) -> tuple[Split, Split]:
-    """Cuts a stratified validation split from training data.
+    """Cuts a stratified validation split from training data. Every class keeps an example.
 
     Args:
         data: all examples that training may use.
@@ -54,14 +54,18 @@ def cut_validation(data: Split, size: int, seed: int) -> tuple[Split, Split]:
         (train, validation), each in the order of `data`.
 
     Raises:
-        DatasetError: `size` is negative or leaves no training examples.
+        DatasetError: `size` is negative or leaves a class without training examples.
     """
-    if not 0 <= size < len(data):
+    classes = np.unique(data.labels)
+    most = len(data) - len(classes)
+    if not 0 <= size <= most:
         raise DatasetError(
-            f"validation_size must be 0 to {len(data) - 1}, because at least one of the "
-            f"{len(data)} training examples must remain; got {size}"
+            f"validation_size must be 0 to {most}, because at least one example of each of the "
+            f"{len(classes)} classes must remain of {len(data)} for training; got {size}"
         )
     mask = stratified_mask(data.labels, size, seed)
+    if len(np.unique(data.labels[~mask])) < len(classes):  # it took the last of a rare class
+        mask = stratified_mask(data.labels, size, seed, keep_per_class=1)
     return data.take(~mask), data.take(mask)
 
 

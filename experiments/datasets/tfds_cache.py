@@ -1,13 +1,9 @@
-"""The cache of tensorflow-datasets: data sets that are prepared once and then read from it.
-
-The cache is `TFDS_DATA_DIR` or else `~/tensorflow_datasets`, the default of tensorflow-datasets.
-"""
+"""The cache of tensorflow-datasets: data sets that are prepared once and then read from it."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -18,6 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from experiments.datasets.cache_folder import cache_dir
 from experiments.datasets.dataset import DatasetError, one_line
 
 # Without a network, tensorflow-datasets would retry for minutes.
@@ -51,11 +48,6 @@ def labelled_image_features(
     )
     label = tfds.features.ClassLabel(num_classes=num_classes)
     return tfds.features.FeaturesDict({"image": image, "label": label, **others})
-
-
-def cache_dir() -> Path:
-    """Returns the folder for prepared and downloaded data sets."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def prepare(

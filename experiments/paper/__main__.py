@@ -19,6 +19,7 @@ from experiments.paper.registry import TableName, select_cells
 from experiments.runs.records import RunError
 from experiments.settings.config import OptionalInt, OptionalStr
 from experiments.settings.errors import ConfigError, run_command
+from experiments.settings.machine import expand_user
 
 PROGRAM = "python -m experiments.paper"
 
@@ -78,7 +79,7 @@ def _run(arguments: list[str]) -> None:
     _check_options(options, seeds, arguments)
     selected = select_cells(options.table, options.budget, options.cells)
 
-    folder = pathlib.Path(options.run_dir).expanduser() / options.budget
+    folder = expand_user(options.run_dir) / options.budget
     at_once = options.at_once or _default_at_once(seeds)
     wanted = list(runner.runs(selected, folder, seeds, at_once))
     with _compilation_options(fast=options.budget == "quick"):

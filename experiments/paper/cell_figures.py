@@ -146,7 +146,7 @@ def _copy_figure(path: pathlib.Path, texts: Mapping[str, str]) -> bytes:
 
 
 def make_panel(run: pathlib.Path, data_dir: str | None) -> TransformerPanel:
-    """The first test images, and the frames and outputs of a finished run's transformers.
+    """A few test images, and the frames and outputs of a finished run's transformers.
 
     Args:
         run: the run folder.

@@ -4,11 +4,11 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from experiments.analysis.failed_runs import MAX_OUTSIDE
 from experiments.colocalisation.options import ColocalisationSettings
 from experiments.paper.cells import Cell
 from experiments.settings.config import Data
 
-MAX_OUTSIDE = 0.5  # with a larger share of samples outside, a transformer has left the image
 # Decimals of errors in %. float32 is precise to four, and a test set of 10,000 needs only two.
 DECIMALS = 4
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageColor, PngImagePlugin
 
-from experiments.plots.canvas import ORANGE, OUTSIDE, new_figure
+from experiments.plots.canvas import ORANGE, OUTSIDE, new_figure, own_settings
 from experiments.plots.frame_plot import outline
 from experiments.plots.image_grid import as_rgb, to_pixels
 
@@ -46,6 +46,7 @@ class TransformerPanel(NamedTuple):
         return sum(_aspect(images) + GAP for images in (self.inputs, *self.outputs)) - GAP
 
 
+@own_settings()
 def draw_panel(panel: TransformerPanel, texts: Mapping[str, str]) -> bytes:
     """Draws a row of inputs with frames, and a row of outputs for each transformer below.
 

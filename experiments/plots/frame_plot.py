@@ -3,47 +3,111 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Num
 
-from experiments.plots.canvas import ORANGE, OUTSIDE, WIDTH_INCHES, save, write_figure
+from experiments.plots.canvas import ORANGE, OUTSIDE, own_settings
+from experiments.plots.class_labels import Caption, shorten
 from experiments.plots.image_grid import checked_images, image_cells, to_pixels
 
 if TYPE_CHECKING:
     import PIL.Image
+    from jax.typing import ArrayLike
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+
+    from stn_jax.transforms import Transform
 
 _MAX_IMAGES = 16
 _MAX_ANIMATED = 8
 _LINE_POINTS = 41  # a curved line is drawn through at most this many points
 _MESH_LINES = 5
+_CAPTION_WIDTH = 18  # characters
+_MESH_SHAPE = (13, 13)  # the points of a frame that is computed here
+# Around each image, in image sizes. Up to the first, all images of a figure have one size.
+_COMMON_MARGIN, _LARGEST_MARGIN = 0.5, 3.0
+_PADDING = 0.08  # between a frame and the edge of its cell, in image sizes; holds the dot
 
 
 def draw_frames(
-    path: str | os.PathLike[str],
-    inputs: Float[np.ndarray, "n h w c"],
-    grids: Float[np.ndarray, "n out_h out_w 2"],
+    images: ArrayLike,
+    thetas: ArrayLike,
+    transform: Transform,
     *,
+    captions: Sequence[str] = (),
     align_corners: bool = False,
-) -> None:
-    """Draws on each input the frame that its transformer samples.
+) -> Figure:
+    """Draws on each image the frame that a spatial transformer samples, for any model.
 
-    The outline connects the outermost sampled points, and mesh lines inside show curvature. A dot
+    The frame is the outline of the transformer's output, with mesh lines that show curvature. A dot
     marks the upper left corner of the output, and a thicker line its upper edge. Only the first 16
     images are drawn.
 
     Args:
-        path: where to write; the suffix selects the format.
-        inputs: grey (c = 1) or colour (c = 3) images, in any unit.
-        grids: sampled points (x, y) in normalised coordinates. Points that are not finite are left
-            out.
+        images: grey `[n, h, w, 1]` or colour `[n, h, w, 3]` images, in any unit.
+        thetas: `[n, num_params]`, predicted for these images. Each maps points of the output to
+            points of the image.
+        transform: the planar family of theta, such as `stn_jax.transforms.affine`.
+        captions: texts below the first images, such as the names of their classes.
         align_corners: whether -1 and 1 are the centres (True) or the edges (False) of the outermost
-            pixels.
+            pixels, as in the transformer.
+
+    Returns:
+        The figure. It belongs to no window; `figure.savefig(path)` writes it.
+
+    Raises:
+        ValueError: if the shapes do not fit, or if `transform` is for volumes.
+
+    Example:
+        >>> logits, intermediates = model(images)
+        >>> theta = intermediates["transformer_0"]["theta"]
+        >>> figure = draw_frames(images, theta, stn_jax.transforms.affine)
+        >>> figure.savefig("frames.png")
+    """
+    import jax  # slow to import, and not needed for grids
+
+    import stn_jax
+
+    if transform.ndim != 2:
+        raise ValueError(f"transform must be planar; got {transform.name}, which is for volumes")
+    inputs, theta = checked_images(np.asarray(images)), np.asarray(thetas, np.float32)
+    if theta.shape != (len(inputs), transform.num_params):
+        raise ValueError(
+            f"thetas must be [{len(inputs)}, {transform.num_params}], a theta of "
+            f"{transform.name} for each image; got {list(theta.shape)}"
+        )
+
+    def sampled_points(theta: jax.Array) -> jax.Array:
+        # -1 and 1 are where the frame ends, whatever they are in the image.
+        return stn_jax.transform_grid(theta, transform, _MESH_SHAPE, align_corners=True)
+
+    grids = np.asarray(jax.vmap(sampled_points)(jax.numpy.asarray(theta)))
+    texts = [Caption(shorten(text, _CAPTION_WIDTH)) for text in captions]
+    return draw_grids(inputs, grids, captions=texts, align_corners=align_corners)
+
+
+@own_settings()
+def draw_grids(
+    inputs: Float[np.ndarray, "n h w c"],
+    grids: Float[np.ndarray, "n out_h out_w 2"],
+    *,
+    captions: Sequence[Caption] = (),
+    title: str = "Sampled part of each image (dot: upper left corner of the output)",
+    align_corners: bool = False,
+) -> Figure:
+    """Draws frames as `draw_frames`, from the points that they sample.
+
+    Args:
+        inputs: grey (c = 1) or colour (c = 3) images, in any unit.
+        grids: sampled points (x, y) in normalised coordinates; the outermost ones are connected.
+            Points that are not finite are left out.
+        captions: of the first images.
+        title: of the figure.
+        align_corners: as `draw_frames`.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -52,42 +116,47 @@ def draw_frames(
     _check_grids(grids, inputs, "n h w 2")
     inputs, grids = inputs[:_MAX_IMAGES], grids[:_MAX_IMAGES]
     frames_px = to_pixels(grids, inputs.shape[1:3], align_corners)
-    figure, cells = image_cells(
-        inputs, _margin(frames_px, inputs.shape[1:3]), columns=8, width=WIDTH_INCHES
-    )
-    for axes, frame_px in zip(cells, frames_px, strict=True):
+    beyond = _beyond(frames_px, inputs.shape[1:3])
+    figure, cells = image_cells(inputs, _margins(beyond), title, columns=8, captions=captions)
+    for axes, frame_px, distance in zip(cells, frames_px, beyond, strict=True):
         _set_frame(_frame_artists(axes), frame_px)
         if not np.isfinite(frame_px).any():
-            axes.text(
-                0.5, 0.03, "not finite", transform=axes.transAxes, ha="center", fontsize="small"
-            )
-    title = "Sampled part of each input (dot: upper left corner of the output)"
-    figure.suptitle(title, fontsize="medium")
-    save(figure, path)
+            _remark(axes, "not finite")
+        elif distance > _LARGEST_MARGIN:
+            _remark(axes, "continues outside")
+    return figure
 
 
+def _remark(axes: Axes, text: str) -> None:
+    place = {"transform": axes.transAxes, "ha": "center", "fontsize": "x-small"}
+    axes.text(0.5, 0.03, text, bbox={"color": "white", "alpha": 0.8, "pad": 1}, **place)
+
+
+@own_settings()
 def animate_frames(
-    path: str | os.PathLike[str],
     inputs: Float[np.ndarray, "n h w c"],
     grids: Float[np.ndarray, "e n out_h out_w 2"],
     epochs: Num[np.ndarray, " e"],
     *,
+    captions: Sequence[Caption] = (),
     align_corners: bool = False,
     max_frames: int = 60,
-) -> None:
-    """Writes a GIF that shows how the sampled frames move during training.
+) -> bytes:
+    """Animates how the sampled frames move during training.
 
     Only the first 8 images are drawn, in the style of `draw_frames`.
 
     Args:
-        path: where to write.
         inputs: grey (c = 1) or colour (c = 3) images, in any unit.
         grids: sampled points (x, y) of each input at each time, in normalised coordinates.
         epochs: the times, in epochs.
-        align_corners: whether -1 and 1 are the centres (True) or the edges (False) of the outermost
-            pixels.
+        captions: of the first images.
+        align_corners: as `draw_frames`.
         max_frames: the number of times to draw, at least 2. If there are more times, this many
             evenly spaced ones are drawn, including the first and the last.
+
+    Returns:
+        The contents of a GIF file.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -100,7 +169,7 @@ def animate_frames(
     kept = _spread_indices(len(epochs), max_frames)
     inputs, epochs = inputs[:_MAX_ANIMATED], epochs[kept]
     frames_px = to_pixels(grids[kept, :_MAX_ANIMATED], inputs.shape[1:3], align_corners)
-    _save_gif(path, _animation_images(inputs, frames_px, _epoch_titles(epochs)))
+    return _encode_gif(_animation_images(inputs, frames_px, _epoch_titles(epochs), captions))
 
 
 # --- Animations -----------------------------------------------------------------------------------
@@ -119,16 +188,16 @@ def _animation_images(
     inputs: Float[np.ndarray, "n h w c"],
     frames_px: Float[np.ndarray, "e n out_h out_w 2"],
     titles: Sequence[str],
+    captions: Sequence[Caption],
 ) -> list[PIL.Image.Image]:
     """Draws the inputs with their frames and a title at each time."""
     from PIL import Image
 
-    figure, cells = image_cells(inputs, _margin(frames_px, inputs.shape[1:3]), columns=4, width=5.6)
+    margins = _margins(_beyond(frames_px, inputs.shape[1:3]).max(axis=0))
+    figure, cells = image_cells(inputs, margins, titles[0], columns=4, width=5.6, captions=captions)
     figure.set_dpi(90)
-    title = figure.suptitle(titles[0])
+    (title,) = figure.texts
     canvas: Any = figure.canvas
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
     # The images are drawn once; only lines and title are drawn again at each time.
     artists = [_frame_artists(axes) for axes in cells]
     animated = [title, *(line for frame in artists for line in frame)]
@@ -148,8 +217,8 @@ def _animation_images(
     return images
 
 
-def _save_gif(path: str | os.PathLike[str], images: Sequence[PIL.Image.Image]) -> None:
-    """Writes images as a GIF that lasts about six seconds and then pauses on the last image."""
+def _encode_gif(images: Sequence[PIL.Image.Image]) -> bytes:
+    """Makes a GIF that lasts about six seconds and then pauses on the last image."""
     from PIL import Image, ImageColor
 
     # One palette without dithering: pixels that do not change take no space in the file. It
@@ -162,7 +231,7 @@ def _save_gif(path: str | os.PathLike[str], images: Sequence[PIL.Image.Image]) -
     durations_ms = [frame_ms] * len(rest) + [2500]
     data = io.BytesIO()
     first.save(data, format="GIF", save_all=True, append_images=rest, duration=durations_ms, loop=0)
-    write_figure(path, data.getvalue())
+    return data.getvalue()
 
 
 # --- Frames ---------------------------------------------------------------------------------------
@@ -219,13 +288,21 @@ def _spread_indices(count: int, limit: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, max(limit, 2))).round().astype(int))
 
 
-def _margin(frames_px: Float[np.ndarray, "*_ h w 2"], size: tuple[int, ...]) -> float:
-    """The margin around each image, in image sizes, within which most frames fit."""
+def _beyond(
+    frames_px: Float[np.ndarray, "*b h w 2"], size: tuple[int, ...]
+) -> Float[np.ndarray, "*b"]:
+    """How far each frame extends beyond its image, in image sizes; negative if it does not."""
     width_height = np.array(size[::-1], np.float64)
     # In image sizes from the centre, so the edge is at 0.5.
     distance = np.abs((frames_px + 0.5) / width_height - 0.5)
-    beyond = np.nan_to_num(distance).max(axis=(-3, -2, -1)) - 0.5
-    return float(np.clip(np.quantile(beyond, 0.8) + 0.05, 0.1, 1.0))
+    return np.nan_to_num(distance).max(axis=(-3, -2, -1)) - 0.5
+
+
+def _margins(beyond: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The margin around each image, in image sizes, that holds its frame."""
+    needed = beyond + _PADDING
+    common = needed[needed <= _COMMON_MARGIN].max(initial=0.1)
+    return np.clip(needed, common, _LARGEST_MARGIN)
 
 
 def _check_grids(grids: np.ndarray, images: np.ndarray, axes: str) -> None:

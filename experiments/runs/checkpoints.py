@@ -23,6 +23,8 @@ KEPT = 2
 MAX_TIME_SHARE = 0.01  # of a run's time that saving may take
 STEP_METRICS = ("loss", "error", "gradient_norm")  # kept for each step of an epoch
 SUFFIX = ".msgpack"
+KEY_IMPL = "key_impl"  # the name of the implementation of the run's random keys
+THREEFRY, RBG = "threefry2x32", "rbg"  # keys of two and of four numbers
 
 
 class Snapshot(NamedTuple):
@@ -96,7 +98,8 @@ class Checkpoints:
         step = int(snapshot.state.step)
         if jax.process_index() > 0 or step in self.steps:
             return
-        data = serialization.to_bytes(jax.device_get(to_storable(snapshot)))
+        stored = to_storable(snapshot) | {KEY_IMPL: _key_impl(snapshot.state.key)}
+        data = serialization.to_bytes(jax.device_get(stored))
         write_atomically(self.path(step), hashlib.sha256(data).digest() + data)
         for old in self.steps[:-KEPT]:
             self._remove(old)
@@ -110,7 +113,8 @@ class Checkpoints:
             like: a state of the same structure; only shapes and types matter.
 
         Raises:
-            RunError: if there is none, or if its structure differs from `like`.
+            RunError: if there is none, or if its structure differs from `like`. The random keys may
+                be of another implementation, which they keep.
         """
         damaged = []
         for step in reversed(self.steps):
@@ -126,6 +130,15 @@ class Checkpoints:
         if not damaged:
             raise RunError(f"{self._folder}: holds no checkpoint")
         raise RunError(f"{'; '.join(damaged)}; start anew in another --run-dir")
+
+    def check_keys(self, snapshot: Snapshot, like: TrainState) -> None:
+        """Raises `RunError` if a training would continue with random keys of another kind."""
+        stored, present = _key_impl(snapshot.state.key), _key_impl(like.key)
+        if stored != present:
+            raise RunError(
+                f"{self._folder}: the run was trained with JAX_DEFAULT_PRNG_IMPL={stored}; set it "
+                f"to continue the run; it is {present}"
+            )
 
     def drop_after(self, step: int) -> None:
         """Removes the checkpoints of later steps, which will be trained again.
@@ -163,6 +176,8 @@ def restore_common(
         for each in checkpoints:
             each.drop_after(max(common))
         restored = [each.restore(state) for each, state in zip(checkpoints, like, strict=True)]
+        for each, snapshot, state in zip(checkpoints, restored, like, strict=True):
+            each.check_keys(snapshot, state)
         reached = [int(snapshot.state.step) for snapshot in restored]
         for each, step in zip(checkpoints, reached, strict=True):
             each.drop_after(step)  # newer ones are damaged
@@ -191,6 +206,7 @@ def _verified(path: pathlib.Path) -> bytes:
 
 def _decoded(path: pathlib.Path, data: bytes, like: TrainState) -> Snapshot:
     stored: Any = serialization.msgpack_restore(data)
+    like = _with_key_impl(like, stored)
     expected = to_storable(at_start_of_epoch(like, 1))["state"]
     found, wanted = (_array_types(tree) for tree in (stored["state"], expected))
     for name in sorted(found | wanted):
@@ -200,6 +216,20 @@ def _decoded(path: pathlib.Path, data: bytes, like: TrainState) -> Snapshot:
                 f"{found.get(name, 'missing')}, but {wanted.get(name, 'nothing')} is needed"
             )
     return from_storable(stored, like)
+
+
+def _with_key_impl(like: TrainState, stored: dict[str, Any]) -> TrainState:
+    """A state whose random keys are of the implementation with which a checkpoint was stored."""
+    shape = np.shape(stored["state"].get("key"))
+    impl = stored.get(KEY_IMPL) or (RBG if shape[-1:] == (4,) else THREEFRY)
+    dtype = jax.eval_shape(lambda: jax.random.key(0, impl=impl)).dtype
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype) if _is_key(leaf) else leaf, like
+    )
+
+
+def _key_impl(key: jax.Array) -> str:
+    return str(jax.random.key_impl(key))
 
 
 def _array_types(state: dict[str, Any]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import fcntl
 import functools
 import os
 import pathlib
@@ -11,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Literal
 
+from experiments.runs.locks import lock_file
 from experiments.runs.records import (
     RunError,
     read_lines,
@@ -21,6 +21,7 @@ from experiments.runs.records import (
 )
 from experiments.runs.signals import Stop, Stopped, listening
 from experiments.settings.errors import print_error
+from experiments.settings.machine import expand_user
 
 Resume = Literal["never", "auto", "must"]
 
@@ -41,7 +42,7 @@ class InUseError(RunError):
 def choose_folder(run_dir: str | None, name: str) -> pathlib.Path:
     """The folder `run_dir`, or a new folder named after `name` and the current time."""
     if run_dir is not None:
-        return pathlib.Path(run_dir).expanduser()
+        return expand_user(run_dir)
     return make_folder(f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
 
 
@@ -142,13 +143,11 @@ def _locked(folder: pathlib.Path) -> tuple[BinaryIO, set[pathlib.Path]]:
 
 def _lock(file: BinaryIO, folder: pathlib.Path) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(file, folder, wait=False)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().decode(errors="replace").strip() or "another process"
         raise InUseError(folder, holder) from None
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be locked: {error.strerror}") from error
 
 
 def _is_at(file: BinaryIO, path: pathlib.Path) -> bool:
@@ -160,7 +159,10 @@ def _is_at(file: BinaryIO, path: pathlib.Path) -> bool:
 
 
 # The files that a run makes before it records anything.
-START = ("lock", "config.json", "checkpoints", "frames.jsonl", "metrics.jsonl", "tensorboard")
+START = (
+    *("lock", "config.json", "checkpoints", "frames.jsonl", "metrics.jsonl", "tensorboard"),
+    *("tracker.json", "wandb"),
+)
 
 
 def _remove_start(

@@ -1,12 +1,14 @@
-"""The progress bar of a training: loss, accuracy and images per second."""
+"""Progress bars: of a training, with loss, accuracy and images per second, and of other work."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 from rich import progress
 from rich.console import Console
+from rich.markup import escape
 
 
 class Progress:
@@ -52,3 +54,26 @@ def show(total_steps: int, done: int) -> Iterator[Progress]:
     ) as bar:
         task = bar.add_task("compiling", total=total_steps, completed=done, rate="")
         yield Progress(bar, task, console.is_terminal)
+
+
+@contextlib.contextmanager
+def count(description: str, total: int) -> Iterator[Callable[[], None]]:
+    """Shows how many of `total` items are done. Without a terminal, one line at the start.
+
+    Yields:
+        A function to call after each item.
+    """
+    console = Console(stderr=True)
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    if not console.is_terminal:
+        console.print(f"{description}: {total:,}", highlight=False, markup=False, soft_wrap=True)
+    with progress.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(escape(description), total=total)
+        yield functools.partial(bar.advance, task)

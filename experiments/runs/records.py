@@ -20,6 +20,8 @@ from experiments.settings.config import Config
 from experiments.settings.conversion import config_from_dict
 from experiments.settings.errors import ConfigError, UserError
 
+MAX_NAME_BYTES = 240  # of the name in that of a temporary file, which also has a process number
+
 
 class RunError(UserError):
     """A run folder that cannot be used. The text is one line."""
@@ -44,7 +46,7 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
     Raises:
         RunError: if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{_unwritten_prefix(path)}{os.getpid()}")
     with writing(path):
         try:
             with temporary.open("wb") as file:
@@ -65,9 +67,18 @@ def remove_unwritten(path: pathlib.Path) -> None:
         RunError: if it cannot be removed.
     """
     with writing(path):
-        for temporary in path.parent.glob(f".{path.name}.*"):
-            if temporary.suffix[1:].isdecimal():
+        prefix = _unwritten_prefix(path)
+        for temporary in path.parent.iterdir():
+            if temporary.name.startswith(prefix) and temporary.suffix[1:].isdecimal():
                 temporary.unlink()
+
+
+def _unwritten_prefix(path: pathlib.Path) -> str:
+    """The start of the names of temporary files. Names have at most 255 bytes on most systems."""
+    name = path.name
+    while len(os.fsencode(name)) > MAX_NAME_BYTES:
+        name = name[:-1]
+    return f".{name}."
 
 
 def to_json(values: Any, indent: int | None = None) -> str:

@@ -2,7 +2,7 @@
 
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class TensorBoardWriter:
 
     def __init__(self, folder: pathlib.Path, epochs: int) -> None:
         self._folder = folder
+        self._end: Any = None
         with writing(folder):
             folder.mkdir(exist_ok=True)
             self._file = EventsWriter(str(folder / "events"))
@@ -42,9 +43,22 @@ class TensorBoardWriter:
         self._write([proto.Event(step=epoch, summary=each) for each in found])
 
     def add_images(self, images: Mapping[str, np.ndarray], epoch: int) -> None:
-        """Writes images `[n, h, w, c]` in [0, 1]."""
-        found = [summary.image(name, each, dataformats="NHWC") for name, each in images.items()]
+        """Writes images `[n, h, w, c]` in [0, 1], by title."""
+        found = [summary.image(title, each, dataformats="NHWC") for title, each in images.items()]
+        for title, each in zip(images, found, strict=True):
+            each.value[0].metadata.display_name = title
         self._write([proto.Event(step=epoch, summary=each) for each in found])
+
+    def add_settings(
+        self, settings: Mapping[str, bool | float | str], names: Sequence[str]
+    ) -> None:
+        """Writes the hyper-parameters, and the names of the scalars that compare runs."""
+        experiment, start, self._end = summary.hparams(dict(settings), dict.fromkeys(names, 0.0))
+        self._write([proto.Event(summary=each) for each in (experiment, start)])
+
+    def add_results(self, values: Mapping[str, float], epoch: int) -> None:
+        """Writes the scalars of the finished run."""
+        self.add_scalars(values, epoch)
 
     def _write(self, events: list[Any]) -> None:
         with writing(self._folder):
@@ -53,7 +67,9 @@ class TensorBoardWriter:
                 self._file.write_event(event)
             self._file.flush()
 
-    def close(self) -> None:
-        """Closes the file."""
+    def close(self, *, finished: bool = True) -> None:
+        """Closes the file. A run that is not finished may be resumed."""
+        if finished and self._end is not None:
+            self._write([proto.Event(summary=self._end)])
         with writing(self._folder):
             self._file.close()

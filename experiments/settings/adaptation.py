@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from experiments.settings.access import flag_of, format_value, get_setting, replace_settings
 from experiments.settings.config import (
+    OWN_DATASETS,
     PROJECTION_MODELS,
     WITH_TRANSFORMER,
     Config,
@@ -21,7 +22,9 @@ from experiments.settings.config import (
 )
 from experiments.settings.errors import ConfigError
 from experiments.settings.relations import (
+    DEFAULT_IMAGE_SIZES,
     NUM_BLOCKS,
+    REQUIREMENTS,
     allowed_localisations,
     architecture,
     features_fit,
@@ -83,10 +86,27 @@ def _validation_size(config: Config, start: Config) -> int | None:
     return config.data.validation_size if same else None
 
 
-def _distortion(config: Config, _: Config) -> str:
-    if model_fits(config.data, config.model):
-        return config.data.distortion
-    return "extruded" if config.model.model in PROJECTION_MODELS else Data().distortion
+def _image_size(config: Config, start: Config) -> int | tuple[int, int]:
+    same = config.data.dataset == start.data.dataset
+    return config.data.image_size if same else DEFAULT_IMAGE_SIZES[config.data.dataset]
+
+
+def _distortion(config: Config, start: Config) -> str:
+    """Distorts a user's own data only if a flag asks for it, or if the model needs volumes."""
+    data, needs_volumes = config.data, config.model.model in PROJECTION_MODELS
+    becomes_own = data.dataset in OWN_DATASETS and start.data.dataset not in OWN_DATASETS
+    if needs_volumes != has_volumes(data):
+        undistorted = "none" if data.dataset in OWN_DATASETS else Data().distortion
+        return "extruded" if needs_volumes else undistorted
+    if becomes_own and not needs_volumes and not _distortion_is_described(config, start):
+        return "none"
+    return data.distortion
+
+
+def _distortion_is_described(config: Config, start: Config) -> bool:
+    """Whether flags changed a setting of the distortion, such as its largest angle."""
+    names = [name for name, (other, _) in REQUIREMENTS.items() if other == "distortion"]
+    return any(get_setting(config, name) != get_setting(start, name) for name in names)
 
 
 def _model(config: Config, _: Config) -> str:
@@ -186,6 +206,7 @@ ADAPTATIONS: Mapping[str, Callable[[Config, Config], SettingValue]] = types.Mapp
         "dataset": _dataset,
         "data_file": _data_file,
         "validation_size": _validation_size,
+        "image_size": _image_size,
         "distortion": _distortion,
         "min_scale": _min_scale,
         "max_scale": _max_scale,

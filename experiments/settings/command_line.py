@@ -10,7 +10,7 @@ import tyro
 
 from experiments.settings.access import flag_of, replace_settings, settings_by_name
 from experiments.settings.adaptation import adapt, describe_adaptations
-from experiments.settings.config import Config, ConfigT, Run, SettingValue
+from experiments.settings.config import OWN_DATASETS, Config, ConfigT, Run, SettingValue
 from experiments.settings.conversion import config_from_dict
 from experiments.settings.errors import ConfigError
 from experiments.settings.presets import PRESETS
@@ -70,15 +70,20 @@ def parse(
     return Parsed(name, config, given, describe_adaptations(given_config, config))
 
 
-def to_arguments(preset: str, config: Config) -> list[str]:
+def to_arguments(preset: str, config: Config, listed: Collection[str] = ()) -> list[str]:
     """The command line `[PRESET] [flags]` that `parse` turns into a configuration.
 
     The group `run` is left out. Settings without an effect stay at the values of the preset.
+
+    Args:
+        preset: the name of the preset.
+        config: the configuration.
+        listed: settings with an effect that get a flag even if the preset has their value.
     """
     start, wanted = PRESETS[preset].config, settings_by_name(config)
     groups = (config.data, config.model, config.optimisation)
     names = [name for group in groups for name in vars(group) if has_effect(config, name)]
-    given: dict[str, SettingValue] = {}
+    given = {name: wanted[name] for name in names if name in listed}
     while True:  # a value of the preset must be given too if `parse` would adapt it
         parsed = settings_by_name(adapt(replace_settings(start, given), start, given))
         missing = {name: wanted[name] for name in names if parsed[name] != wanted[name]}
@@ -109,7 +114,18 @@ def _read_start(arguments: list[str], with_file: bool) -> tuple[str, Config, lis
         return name, PRESETS[name].config, flags
     if file is not None:
         return CONFIG_NAME, read_config_file(file), arguments
-    return "demo", PRESETS["demo"].config, arguments
+    name = "images" if _gives_own_data(arguments) else "demo"
+    return name, PRESETS[name].config, arguments
+
+
+def _gives_own_data(flags: Sequence[str]) -> bool:
+    """Whether flags select a user's own data."""
+    words = [part for word in flags for part in word.split("=", maxsplit=1)]
+    pairs = [(flag.replace("_", "-"), value) for flag, value in itertools.pairwise(words)]
+    return any(
+        flag == "--data-file" or (flag == "--dataset" and value in OWN_DATASETS)
+        for flag, value in pairs
+    )
 
 
 def _pop_config(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -143,7 +159,7 @@ def read_config_file(path: str) -> Config:
     except ConfigError as error:
         raise ConfigError(f"--config {path}: {error}") from error
     default = Run()
-    own = ("run_dir", "resume", "coordinator", "num_processes", "process_id")
+    own = ("run_dir", "resume", "coordinator", "num_processes", "process_id", "distributed")
     return replace_settings(config, {name: getattr(default, name) for name in own})
 
 
@@ -165,7 +181,8 @@ def _description(kind: type[Config], program: str, name: str) -> str:
     presets = "\n\n".join(f"{key}: {preset.summary}." for key, preset in PRESETS.items())
     return (
         f"{kind.__doc__}\n\n{usage}\n\nA flag overrides a setting of the preset. Other settings of "
-        f"the preset that do not fit it are adapted. Presets (default: demo):\n\n{presets}\n\n"
+        "the preset that do not fit it are adapted. Presets (default: images for your own data, "
+        f"otherwise demo):\n\n{presets}\n\n"
         f"The defaults below are those of {name}."
     )
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb", "npz"]
+DatasetName = Literal["digits", "mnist", "fashion_mnist", "gtsrb", "npz", "folder"]
 DistortionName = Literal["none", "r", "rts", "p", "e", "tc", "t", "extruded"]
 ModelName = Literal[
     "fcn",
@@ -48,6 +48,11 @@ WITH_TRANSFORMER = tuple(
 VOLUME_DISTORTIONS = ("extruded",)
 PROJECTION_MODELS = ("projection_cnn", "st_projection_cnn")
 VOLUME_TRANSFORMS = ("affine_3d", "rigid_3d")
+# A user's own data.
+OWN_DATASETS = ("npz", "folder")
+
+ImageSize = Annotated[int | tuple[int, int], tyro.conf.arg(metavar="SIDE|{HEIGHT WIDTH}")]
+"""The side of square images, or the height and width."""
 
 SettingValue = bool | int | float | str | tuple[int, ...] | None
 """The value of a setting."""
@@ -75,27 +80,31 @@ class Data:
     dataset: DatasetName = "digits"
     """digits comes with scikit-learn. mnist, fashion_mnist and gtsrb
     (German traffic signs) are downloaded, or read from --data-dir.
-    npz reads --data-file."""
+    npz reads --data-file. folder reads your own images from --data-dir."""
     data_dir: OptionalStr = None
     """Folder with original files (DIR/mnist/*.gz, DIR/gtsrb/*.zip) or
-    prepared files (DIR/tfds/mnist, DIR/gtsrb/*.npz)."""
+    prepared files (DIR/tfds/mnist, DIR/gtsrb/*.npz). For folder, a
+    folder with image files in DIR/train/CLASS/* and DIR/test/CLASS/*.
+    Without DIR/test, a fifth of the training images is the test set."""
     data_file: OptionalStr = None
-    """File for --dataset npz, with the arrays x_train, y_train, x_test
-    and y_test."""
+    """File for --dataset npz, with the arrays x_train, y_train, x_test,
+    y_test and optionally class_names."""
     validation_size: OptionalInt = None
     """Number of training examples held out for validation. gtsrb holds
     out whole tracks, so its number is approximate. Default: 5000; 200
-    for digits; a tenth for gtsrb and npz."""
-    image_size: int = 32
-    """Side of the images of gtsrb, in pixels."""
+    for digits; a tenth for gtsrb, npz and folder."""
+    image_size: ImageSize = 32
+    """Side of the images of gtsrb and folder, in pixels. For folder, also
+    height and width. Without a preset, folder has 64."""
     keep_aspect: bool = False
-    """Pad the images of gtsrb to squares by repeating their edges,
-    instead of stretching them."""
+    """Pad the images of gtsrb and folder by repeating their edges, instead
+    of stretching them. They get the proportions of --image-size."""
     task: Literal["classify", "add"] = "classify"
     """add: two digits, distorted independently, are the two channels of
     an image, and the label is their sum."""
     distortion: DistortionName = "r"
-    """r: rotation. rts: rotation, translation and scale. p: projective.
+    """Your own data (npz, folder) are only distorted with this flag.
+    r: rotation. rts: rotation, translation and scale. p: projective.
     e: elastic. tc: translation with clutter. t: translation.
     extruded: a solid in a volume, rotated about any axis."""
     max_angle: OptionalFloat = None
@@ -251,6 +260,13 @@ class Run:
     """Number of processes."""
     process_id: OptionalInt = None
     """Index of this process, from 0."""
+    distributed: bool = False
+    """Train with all processes of a job of SLURM (srun), of Open MPI
+    (mpirun) or of a TPU pod. Each finds the others itself, and needs no
+    other flag, such as --coordinator."""
+    tracker: Literal["none", "wandb", "mlflow"] = "none"
+    """Also send the records to Weights & Biases or MLflow. Needs the extra
+    of the same name. An error of the tracker does not end the run."""
 
 
 @dataclasses.dataclass(frozen=True)

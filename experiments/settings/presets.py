@@ -96,6 +96,30 @@ PRESETS: Mapping[str, Preset] = types.MappingProxyType(
                 ),
             ),
         ),
+        "images": Preset(
+            "your own images, in a folder that --data-dir names (see --dataset)",
+            Config(
+                # Without augmentation, a few hundred images are learned by heart.
+                Data(
+                    dataset="folder",
+                    image_size=64,
+                    distortion="none",
+                    augment_angle=10.0,
+                    augment_scale=1.15,
+                    augment_shift=3.0,
+                ),
+                Model(model="st_compact", transform="affine"),
+                Optimisation(
+                    epochs=60,
+                    batch_size=32,
+                    learning_rate=2e-3,
+                    localisation_lr=5e-4,
+                    weight_decay=1e-2,
+                    warmup=1.0,
+                    clip_norm=1.0,
+                ),
+            ),
+        ),
         "projection3d": Preset(
             "MNIST as rotated solids in volumes of 32^3 pixels, classified from a learned view",
             Config(

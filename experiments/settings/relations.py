@@ -21,13 +21,19 @@ DEFAULT_SCALES: Mapping[str, tuple[float, float]] = types.MappingProxyType(
     {"rts": (0.7, 1.2), "p": (0.75, 1.0), "e": (0.75, 1.0)}
 )
 
+# The default side of the images of each data set that resizes its images.
+DEFAULT_IMAGE_SIZES: Mapping[str, int] = types.MappingProxyType({"gtsrb": 32, "folder": 64})
+
+# Settings with which each image is combined with another one of its batch.
+_COMBINING = (("task", "add"), ("distortion", "tc"))
+
 WITH_FEATURES = tuple(name for name in typing.get_args(ModelName) if "tutorial" not in name)
 
 # Settings that have an effect only if another setting has one of some values.
 REQUIREMENTS: Mapping[str, tuple[str, tuple[str, ...]]] = types.MappingProxyType(
     {
-        "image_size": ("dataset", ("gtsrb",)),
-        "keep_aspect": ("dataset", ("gtsrb",)),
+        "image_size": ("dataset", tuple(DEFAULT_IMAGE_SIZES)),
+        "keep_aspect": ("dataset", tuple(DEFAULT_IMAGE_SIZES)),
         "max_angle": ("distortion", ("r", "rts", "extruded")),
         "min_scale": ("distortion", tuple(DEFAULT_SCALES)),
         "max_scale": ("distortion", tuple(DEFAULT_SCALES)),
@@ -97,6 +103,11 @@ def is_user_defined(transform: str) -> bool:
 def has_user_defined_family(config: Config) -> bool:
     """Whether the network has transformers of a user-defined family."""
     return is_user_defined(config.model.transform) and has_effect(config, "transform")
+
+
+def combining_setting(data: Data) -> tuple[str, str] | None:
+    """The setting that combines each image with another one of its batch, and its value."""
+    return next((pair for pair in _COMBINING if vars(data)[pair[0]] == pair[1]), None)
 
 
 def scale_range(data: Data) -> tuple[float, float]:

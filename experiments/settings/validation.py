@@ -4,7 +4,7 @@ import difflib
 import math
 import typing
 
-from experiments.settings.access import flag_of, settings_by_name
+from experiments.settings.access import flag_of, format_value, settings_by_name
 from experiments.settings.config import (
     PROJECTION_MODELS,
     VOLUME_TRANSFORMS,
@@ -22,6 +22,7 @@ from experiments.settings.relations import (
     NUM_FEATURES,
     allowed_localisations,
     architecture,
+    combining_setting,
     features_fit,
     has_volumes,
     localisation_features_fit,
@@ -34,6 +35,7 @@ from experiments.settings.relations import (
 
 MESH_AXES = ("member", "batch")
 MAX_AXIS = 4096
+MAX_SIDE = 4096  # of an image, in pixels
 
 # None is allowed if it is the default.
 POSITIVE = (
@@ -126,11 +128,17 @@ def _check_data(data: Data) -> None:
         if data.min_scale is None:  # so that the error names a flag that was given
             require(low <= high, "--max-scale", high, f"at least --min-scale, {low}")
         require(low <= high, "--min-scale", low, f"at most --max-scale, {high}")
-    if data.dataset == "npz":
-        ok = data.data_file is not None
-        require(ok, "--dataset npz", "no --data-file", "given with --data-file")
+    for dataset, needed in (("npz", "data_file"), ("folder", "data_dir")):
+        ok = data.dataset != dataset or vars(data)[needed] is not None
+        flag = flag_of(needed)
+        require(ok, f"--dataset {dataset}", f"no {flag}", f"given with {flag}")
     ok = data.data_file is None or data.dataset == "npz"
     require(ok, "--data-file", data.data_file, "given with --dataset npz, and only then")
+    ok = data.dataset != "gtsrb" or isinstance(data.image_size, int)
+    require(ok, "--image-size", format_value(data.image_size), "one number with --dataset gtsrb")
+    sides = (data.image_size,) if isinstance(data.image_size, int) else data.image_size
+    ok = max(sides) <= MAX_SIDE
+    require(ok, "--image-size", format_value(data.image_size), f"at most {MAX_SIDE}")
 
 
 def _check_model(config: Config) -> None:
@@ -208,6 +216,11 @@ def _check_optimisation(config: Config) -> None:
     ok = 0 <= optimisation.warmup < optimisation.epochs
     allowed = f"at least 0 and below --epochs, {optimisation.epochs}"
     require(ok, "--warmup", optimisation.warmup, allowed)
+    combining = combining_setting(config.data)
+    if combining is not None:
+        allowed = f"at least 2 with {flag_of(combining[0])} {combining[1]}, which combines images"
+        ok = optimisation.batch_size >= 2
+        require(ok, "--batch-size", optimisation.batch_size, allowed)
     require(0 <= optimisation.seed < 2**32, "--seed", optimisation.seed, "in 0 .. 2^32 - 1")
 
 
@@ -234,6 +247,8 @@ def _check_processes(run: Run) -> None:
     given = [name for name, value in values.items() if value is not None]
     if not given:
         return
+    allowed = "left out with --distributed, which finds the processes itself"
+    require(not run.distributed, flag_of(given[0]), values[given[0]], allowed)
     others = " and ".join(flag_of(name) for name in values if name != given[0])
     ok = len(given) == len(values)
     require(ok, flag_of(given[0]), values[given[0]], f"given together with {others}")

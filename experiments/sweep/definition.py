@@ -137,7 +137,7 @@ def find_best(definition: SweepDefinition, trials: Sequence[FrozenTrial]) -> Bes
     trial = min(complete, key=lambda trial: (trial.value, trial.number))
     settings = settings_from_params(definition.space, trial.params)
     config = replace_settings(definition.base, settings)
-    arguments = command_line.to_arguments(definition.preset, config)
+    arguments = command_line.to_arguments(definition.preset, config, settings.keys())
     command = shlex.join(["python", "-m", "experiments.train", *arguments])
     return BestTrial(trial, trial.user_attrs["outcome"]["errors"], config, command)
 

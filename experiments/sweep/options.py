@@ -144,6 +144,8 @@ def _check_unused_flags(config: SweepConfig) -> None:
         ("--no-figures", run.figures, True, "a sweep draws no figures"),
         ("--diagnostics", run.diagnostics, False, "a sweep does not use the test set"),
         ("--coordinator", run.coordinator, None, "workers share the --storage instead"),
+        ("--distributed", run.distributed, False, "workers share the --storage instead"),
+        ("--tracker", run.tracker, "none", "a sweep records its trials in its study"),
     ]:
         if value != default:
             raise ConfigError(f"{flag} must be left out: {reason}")

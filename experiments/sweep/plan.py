@@ -1,12 +1,15 @@
 """Plans a search: its samplers, its pruner, its number of trials, and the points of a grid."""
 
+import functools
+
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler, TPESampler
 
 from experiments.sweep.definition import SweepDefinition, definition_differences, definition_to_dict
+from experiments.sweep.distinct import UntriedPoints
 from experiments.sweep.options import PrunerName, SamplerName, SweepConfig
 from experiments.sweep.shared_study import SearchPlan
-from experiments.sweep.space import grid_points, to_stored
+from experiments.sweep.space import grid_points, to_stored, validate_drawn
 
 DEFAULT_TRIALS = 32
 STARTUP_TRIALS = 8  # the median pruner stops no trial before so many are complete
@@ -21,6 +24,7 @@ def make_plan(definition: SweepDefinition, config: SweepConfig) -> SearchPlan:
     sweep, seed = config.sweep, config.optimisation.seed
     is_grid = sweep.sampler == "grid"
     points = grid_points(definition.space, definition.base) if is_grid else []
+    check = functools.partial(validate_drawn, run=config.run)
     return SearchPlan(
         definition=definition_to_dict(definition),
         differences=definition_differences,
@@ -29,6 +33,7 @@ def make_plan(definition: SweepDefinition, config: SweepConfig) -> SearchPlan:
             {name: to_stored(value) for name, value in point.items()} for point in points
         ],
         heartbeat=sweep.heartbeat,
+        points=None if is_grid else UntriedPoints(definition.space, definition.base, check),
         make_sampler=lambda number: _make_sampler(sweep.sampler, seed, number),
         pruner=_make_pruner(sweep.pruner, config.optimisation.epochs),
     )

@@ -1,6 +1,5 @@
 """`python -m experiments.sweep report`: prints a table of trials and writes the HTML page."""
 
-import pathlib
 from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
@@ -9,6 +8,7 @@ from rich.table import Table
 
 from experiments.runs.records import RunError, write_atomically, writing
 from experiments.settings.errors import ConfigError
+from experiments.settings.machine import expand_user
 from experiments.sweep.definition import (
     BestTrial,
     SweepDefinition,
@@ -19,7 +19,7 @@ from experiments.sweep.definition import (
 from experiments.sweep.options import SweepReportOptions
 from experiments.sweep.report_page import make_page
 from experiments.sweep.report_rows import summarise_trials, table_headings, table_rows
-from experiments.sweep.storage import ONLY_STUDY, StudyLocation, load_study
+from experiments.sweep.storage import ONLY_STUDY, StudyLocation, dashboard_command, load_study
 
 MAX_ROWS = 30  # on the terminal
 WIDTH = 110  # of the table if the output is not a terminal
@@ -32,9 +32,9 @@ def report(options: SweepReportOptions) -> None:
         RunError: if there is no such sweep, or the page cannot be written.
     """
     run_dir = f"runs/{options.study}" if options.run_dir is None else options.run_dir
-    folder = pathlib.Path(run_dir).expanduser()
+    folder = expand_user(run_dir)
     location = StudyLocation(folder, options.storage, options.study or ONLY_STUDY)
-    page = folder / "report.html" if options.out is None else pathlib.Path(options.out).expanduser()
+    page = folder / "report.html" if options.out is None else expand_user(options.out)
     with load_study(location) as study:
         try:
             definition = definition_from_dict(study.user_attrs.get("definition", {}))
@@ -46,9 +46,11 @@ def report(options: SweepReportOptions) -> None:
         if options.out is None:
             with writing(page):
                 folder.mkdir(parents=True, exist_ok=True)
-        name = folder.name if options.study is None else options.study
+        name = folder.resolve().name if options.study is None else options.study
         write_atomically(page, make_page(name, study, definition, trials, best).encode())
     print(f"plots in {page}")
+    if command := dashboard_command(location):
+        print(f"dashboard: {command}")
 
 
 def _print_trials(

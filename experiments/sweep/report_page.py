@@ -53,7 +53,7 @@ def make_page(
     """
     template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(
-        title=html.escape(f"Sweep {name}"),
+        title=html.escape(f"Sweep {name} of {definition.preset}: {', '.join(definition.space)}"),
         summary=html.escape(summarise_trials(trials)),
         best=_best_section(best),
         plots="\n".join(_plot_sections(study, definition, trials)),

@@ -16,7 +16,16 @@ ERROR = "validation error, %"
 BLUE, GREY, RED = "#08519c", "#b8c2cc", "#e6550d"
 COLOUR_SCALE = [[0, "#08306b"], [1, "#9ecae1"]]  # ends before white, so that all lines are visible
 AXIS_STEPS = 5
-ERROR_TICKS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
+MIN_TICKS, MAX_TICKS = 4, 8  # of a logarithmic axis
+# The first digits of its ticks: the first of these that give enough ticks.
+TICK_DIGITS = (
+    (1.0,),
+    (1.0, 2.0, 5.0),
+    (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0),
+    tuple(i / 2 for i in range(2, 20)),
+    tuple(i / 10 for i in range(10, 100)),
+)
+TICK_GAP = 0.05  # of the axis, between an end and the next tick, for both labels to be readable
 FONT = "system-ui, DejaVu Sans, sans-serif"
 
 
@@ -55,10 +64,41 @@ def _range_scale(dimension: Range) -> _Scale:
     step = (high - low) / AXIS_STEPS
     if not dimension.log:
         ticks = [low + i * step for i in range(AXIS_STEPS + 1)]
-        return _Scale(place, ticks, [f"{tick:.3g}" for tick in ticks], step)
-    # Both ends, and the powers of ten between them.
-    ticks = [low, *map(float, range(math.floor(low) + 1, math.ceil(high))), high]
-    return _Scale(place, ticks, [f"{10**tick:.3g}" for tick in ticks], step)
+        return _Scale(place, ticks, _labels(ticks), step)
+    gap = TICK_GAP * (high - low)
+    between = [place(tick) for tick in log_ticks(dimension.low, dimension.high)]
+    ticks = [low, *(tick for tick in between if low + gap < tick < high - gap), high]
+    return _Scale(place, ticks, _labels([10**tick for tick in ticks]), step)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """The numbers to label on a logarithmic axis.
+
+    Args:
+        low: the low end, above 0.
+        high: the high end, above `low`.
+
+    Returns:
+        At least `MIN_TICKS` numbers from `low` to `high`: round ones if there are enough.
+    """
+    decades = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    for digits in TICK_DIGITS:
+        # A power of ten from its text is exact.
+        ticks = [float(f"{digit}e{decade}") for decade in decades for digit in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= MIN_TICKS:
+            return ticks[:: math.ceil(len(ticks) / MAX_TICKS)]
+    step = (high - low) / (MIN_TICKS - 1)
+    return [low + i * step for i in range(MIN_TICKS)]
+
+
+def _labels(ticks: Sequence[float]) -> list[str]:
+    """The texts of distinct ticks: three digits, or as many as tell them apart."""
+    for digits in range(3, 17):
+        texts = [f"{tick:.{digits}g}" for tick in ticks]
+        if len(set(texts)) == len(set(ticks)):
+            break
+    return texts
 
 
 def _choice_scale(dimension: Choice) -> _Scale:
@@ -117,7 +157,9 @@ def plot_learning_curves(trials: Sequence[FrozenTrial]) -> go.Figure:
         )
     figure = _restyle(go.Figure(traces)).update_layout(showlegend=False)
     errors = [error for trial in trials for error in trial.intermediate_values.values()]
-    return figure.update_xaxes(title="epoch").update_yaxes(_error_axis(errors))
+    last = max((max(trial.intermediate_values, default=1) for trial in trials), default=1)
+    steps = {"tick0": 0, "dtick": math.ceil(last / MAX_TICKS)}  # epochs are whole
+    return figure.update_xaxes(title="epoch", **steps).update_yaxes(_error_axis(errors))
 
 
 def plot_importances(study: optuna.Study) -> go.Figure | None:
@@ -146,4 +188,5 @@ def _error_axis(errors: Sequence[float]) -> Mapping[str, Any]:
     """The layout of an axis of errors, logarithmic unless an error is zero."""
     if not errors or min(errors) <= 0:
         return {"title": ERROR}
-    return {"title": ERROR, "type": "log", "tickvals": ERROR_TICKS}
+    ticks = log_ticks(0.9 * min(errors), 1.1 * max(errors))  # the axis is a little longer
+    return {"title": ERROR, "type": "log", "tickvals": ticks, "ticktext": _labels(ticks)}

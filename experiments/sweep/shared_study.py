@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from experiments.runs.records import RunError
 from experiments.settings.config import ConfigT
 from experiments.settings.errors import ConfigError
+from experiments.sweep.distinct import DistinctSampler, UntriedPoints
 from experiments.sweep.space import StoredValue
 from experiments.sweep.storage import (
     STORAGE_ERRORS,
@@ -149,6 +150,7 @@ class SearchPlan(NamedTuple):
         num_trials: number of trials to run; None to run `fixed_params` only.
         fixed_params: parameters of each trial that is not drawn.
         heartbeat: seconds between heartbeats.
+        points: the configurations that no trial has; None for fixed trials, which are distinct.
         make_sampler: a function from a trial's number to its sampler.
         pruner: optuna's pruner.
     """
@@ -158,6 +160,7 @@ class SearchPlan(NamedTuple):
     num_trials: int | None
     fixed_params: Sequence[Mapping[str, StoredValue]]
     heartbeat: int
+    points: UntriedPoints | None
     make_sampler: Callable[[int], optuna.samplers.BaseSampler]
     pruner: optuna.pruners.BasePruner
 
@@ -231,9 +234,9 @@ class SharedStudy:
         return max(0, self._plan.num_trials - counts.finished - counts.running)
 
     def _next(self) -> optuna.Trial | None:
-        """Starts the oldest waiting trial, or a new one; None if only fixed trials are run."""
+        """Starts the oldest waiting trial, or a new one; None if no other is possible."""
         waiting = self._waiting()
-        if not waiting and self._plan.num_trials is not None:
+        if not waiting and self._plan.num_trials is not None and not self.is_exhausted():
             self._study.add_trial(optuna.create_trial(state=TrialState.WAITING))
             waiting = self._waiting()
         if not waiting:
@@ -241,8 +244,17 @@ class SharedStudy:
         number = waiting[0].number
         self._held.add(number)
         self._heartbeats.start(self._id(number))
-        self._study.sampler = self._plan.make_sampler(number)
+        self._study.sampler = self._sampler(number)
         return self._study.ask()
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        sampler, points = self._plan.make_sampler(number), self._plan.points
+        return sampler if points is None else DistinctSampler(sampler, points, self.trials)
+
+    def is_exhausted(self) -> bool:
+        """Whether every valid configuration of the search space has a trial."""
+        points = self._plan.points
+        return points is not None and points.exhausted(self.trials())
 
     def _waiting(self) -> list[FrozenTrial]:
         return [trial for trial in self.trials() if trial.state == TrialState.WAITING]
@@ -318,9 +330,10 @@ class SharedStudy:
     def is_done(self) -> bool:
         """Whether all wanted trials are finished."""
         counts = count_trials(self.trials())
-        if self._plan.num_trials is None:
-            return counts.running + counts.waiting == 0
-        return counts.finished >= self._plan.num_trials
+        if self._plan.num_trials is not None and counts.finished >= self._plan.num_trials:
+            return True
+        ended = self._plan.num_trials is None or self.is_exhausted()
+        return ended and counts.running + counts.waiting == 0
 
 
 @contextlib.contextmanager

@@ -7,13 +7,13 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from experiments.settings.access import flag_of, replace_settings
-from experiments.settings.config import Config, ConfigT, SettingValue
+from experiments.settings.config import Config, ConfigT, Run, SettingValue
 from experiments.settings.errors import ConfigError
 from experiments.settings.relations import has_effect, missing_requirement
 from experiments.settings.validation import validate
 
 if typing.TYPE_CHECKING:
-    import optuna
+    from optuna.distributions import CategoricalChoiceType
 
 GRID_LIMIT = 1000  # combinations that a study handles without getting slow
 DRAWS = 30  # of the other settings, to find one with which a value is valid
@@ -22,12 +22,34 @@ DRAWS = 30  # of the other settings, to find one with which a value is valid
 StoredValue = bool | int | float | str | None
 
 
+class Suggests(typing.Protocol):
+    """Draws values, as `optuna.Trial` does."""
+
+    def suggest_categorical(  # noqa: D102
+        self, name: str, choices: "Sequence[CategoricalChoiceType]"
+    ) -> "CategoricalChoiceType": ...
+
+    def suggest_int(  # noqa: D102
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int: ...
+
+    def suggest_float(  # noqa: D102
+        self,
+        name: str,
+        low: float,
+        high: float,
+        *,
+        step: float | None = None,
+        log: bool = False,
+    ) -> float: ...
+
+
 class Choice(NamedTuple):
     """One of several values."""
 
     options: tuple[SettingValue, ...]
 
-    def suggest(self, trial: "optuna.Trial", name: str) -> SettingValue:
+    def suggest(self, trial: Suggests, name: str) -> SettingValue:
         """Draws the value of a setting for a trial."""
         by_stored = {to_stored(value): value for value in self.options}
         return by_stored[trial.suggest_categorical(name, list(by_stored))]
@@ -56,7 +78,7 @@ class Range(NamedTuple):
     step: float | None = None
     log: bool = False
 
-    def suggest(self, trial: "optuna.Trial", name: str) -> float:
+    def suggest(self, trial: Suggests, name: str) -> float:
         """Draws the value of a setting for a trial."""
         if isinstance(self.low, int):
             step = int(self.step or 1)
@@ -103,7 +125,7 @@ def format_option(value: SettingValue) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
-def suggest_config(space: Space, base: ConfigT, trial: "optuna.Trial") -> ConfigT:
+def suggest_config(space: Space, base: ConfigT, trial: Suggests) -> ConfigT:
     """Replaces the searched settings of `base` by values drawn for a trial.
 
     A setting that has no effect with the values drawn before it is not drawn. The result may be
@@ -113,6 +135,11 @@ def suggest_config(space: Space, base: ConfigT, trial: "optuna.Trial") -> Config
         if has_effect(base, name):
             base = replace_settings(base, {name: dimension.suggest(trial, name)})
     return base
+
+
+def validate_drawn(config: Config, run: Run) -> None:
+    """Raises `ConfigError` if a configuration that was drawn is invalid, on the mesh of `run`."""
+    validate(Config(config.data, config.model, config.optimisation, Run(mesh=run.mesh)))
 
 
 def settings_from_params(
@@ -144,21 +171,38 @@ def grid_points(space: Space, base: Config) -> list[dict[str, SettingValue]]:
         total *= len(values)
     if total > GRID_LIMIT:
         raise ConfigError(f"--sampler grid must have at most {GRID_LIMIT:,} points; got {total:,}")
-    return [settings for settings, _ in _combine(list(space.items()), base)]
+    return list(combinations(space, base))
+
+
+def combinations(
+    space: Space, base: Config, rng: random.Random | None = None
+) -> Iterator[dict[str, SettingValue]]:
+    """Yields every combination of values, without settings that have no effect in it.
+
+    Args:
+        space: the settings to combine.
+        base: the other settings.
+        rng: draws a value in place of those of a continuous range. None: there is no such range.
+    """
+    return (settings for settings, _ in _combine(list(space.items()), base, rng))
 
 
 def _combine(
-    dimensions: Sequence[tuple[str, Dimension]], base: Config
+    dimensions: Sequence[tuple[str, Dimension]], base: Config, rng: random.Random | None
 ) -> Iterator[tuple[dict[str, SettingValue], Config]]:
     if not dimensions:
         yield {}, base
         return
     *others, (name, dimension) = dimensions
-    for settings, config in _combine(others, base):
+    for settings, config in _combine(others, base, rng):
         if not has_effect(config, name):
             yield settings, config
             continue
-        for value in dimension.values() or ():
+        values = dimension.values()
+        if values is None:
+            assert rng is not None
+            values = [dimension.draw(rng)]
+        for value in values:
             yield settings | {name: value}, replace_settings(config, {name: value})
 
 

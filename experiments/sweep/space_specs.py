@@ -1,5 +1,6 @@
 """Parses the specifications of a search space, from the command line or a TOML file."""
 
+import contextlib
 import difflib
 import math
 import pathlib
@@ -175,16 +176,15 @@ def _value(hint: Any, text: str, source: str) -> Any:
         return None
     if str in kinds:
         return text  # any text; `validate` checks it
-    kind = next(kind for kind in kinds if kind is not type(None))
-    try:
-        return _parse(kind, text)
-    except ValueError:
-        expected = f"{_expected(kind)}{' or none' if optional else ''}"
-        options = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-        near = difflib.get_close_matches(text, options, n=1)
-        suggestion = f"; perhaps you meant {near[0]}" if near else ""
-        got = text or "nothing"
-        raise ConfigError(f"{source}: must be {expected}; got {got}{suggestion}") from None
+    kinds = tuple(kind for kind in kinds if kind is not type(None))
+    for kind in kinds:
+        with contextlib.suppress(ValueError):
+            return _parse(kind, text)
+    expected = " or ".join([*map(_expected, kinds), *(["none"] if optional else [])])
+    options = [each for kind in kinds for each in typing.get_args(kind) if isinstance(each, str)]
+    near = difflib.get_close_matches(text, options, n=1)
+    suggestion = f"; perhaps you meant {near[0]}" if near else ""
+    raise ConfigError(f"{source}: must be {expected}; got {text or 'nothing'}{suggestion}")
 
 
 def _parse(kind: Any, text: str) -> Any:

@@ -1,9 +1,9 @@
 """Storage of a study and its mutex: an SQLite file in the run folder, or a PostgreSQL database."""
 
 import contextlib
-import fcntl
 import functools
 import pathlib
+import shlex
 import sqlite3
 import warnings
 import zlib
@@ -17,6 +17,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.pool import NullPool
 
+from experiments.runs.locks import lock_file
 from experiments.runs.records import RunError, writing
 from experiments.settings.errors import ConfigError
 
@@ -133,7 +134,7 @@ def _file_lock(path: pathlib.Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with writing(path):
             file = stack.enter_context(path.open("a"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+        lock_file(file, path, wait=True)
         yield
 
 
@@ -204,6 +205,19 @@ def _postgresql_url(text: str) -> str:
             "--storage must be postgresql://USER@HOST/DATABASE; the given address is malformed"
         ) from None
     return url.render_as_string(hide_password=False)
+
+
+def dashboard_command(location: StudyLocation) -> str | None:
+    """The command that opens a study in optuna-dashboard; None if no URL can name its file."""
+    if location.url is not None:
+        url = str(sqlalchemy.make_url(_postgresql_url(location.url))._replace(password=None))
+    else:
+        path = str(location.folder / DATABASE)
+        url = f"sqlite:///{path}"
+        # optuna formats the text, and SQLAlchemy parses it.
+        if {"{", "}"} & set(url) or sqlalchemy.make_url(url).database != path:
+            return None
+    return shlex.join(["optuna-dashboard", url])
 
 
 @contextlib.contextmanager

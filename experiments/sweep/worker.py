@@ -1,7 +1,6 @@
 """A worker of a sweep: it takes trials from the study, trains them and records their outcomes."""
 
 import contextlib
-import dataclasses
 import pathlib
 import time
 import typing
@@ -17,10 +16,10 @@ from experiments.runs.records import RunError, write_json
 from experiments.settings import traced
 from experiments.settings.access import replace_settings
 from experiments.settings.command_line import Parsed
-from experiments.settings.config import Config, Run
+from experiments.settings.config import Config
 from experiments.settings.conversion import config_to_dict
 from experiments.settings.errors import ConfigError
-from experiments.settings.validation import validate
+from experiments.settings.machine import expand_user
 from experiments.sweep.definition import (
     BestTrial,
     abbreviate_value,
@@ -35,13 +34,14 @@ from experiments.sweep.monitor import DrawnTrial, TrialMonitor
 from experiments.sweep.options import StrategyName, SweepConfig
 from experiments.sweep.plan import make_plan
 from experiments.sweep.shared_study import SharedStudy, TrialOutcome, join_study
-from experiments.sweep.space import suggest_config
+from experiments.sweep.space import suggest_config, validate_drawn
 from experiments.sweep.storage import (
     LOCK,
     ONLY_STUDY,
     STORAGE_ERRORS,
     StudyLocation,
     check_connection,
+    dashboard_command,
 )
 
 if typing.TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _locate_study(preset: str, config: SweepConfig) -> StudyLocation:
     if sweep.storage is not None:  # before a folder is made
         check_connection(sweep.storage)
     if run_dir is not None:
-        folder = pathlib.Path(run_dir).expanduser()
+        folder = expand_user(run_dir)
     elif sweep.study is not None:
         folder = pathlib.Path("runs", sweep.study)
     else:
@@ -132,6 +132,8 @@ class SweepWorker:
         print(f"run folder {location.folder}", flush=True)
         with join_study(location, self._plan) as study:
             self._study = study
+            if command := dashboard_command(location):
+                print(f"dashboard: {command}", flush=True)
             # Not config.json, which marks the folder of a training run.
             write_json(location.folder / "sweep.json", definition_to_dict(self._definition))
             try:
@@ -165,6 +167,8 @@ class SweepWorker:
             if batch:
                 continue
             if study.is_done():
+                if study.is_exhausted():
+                    print("every configuration of the search space was tried", flush=True)
                 return
             if not announced:
                 print("waiting for the trials of other workers", flush=True)
@@ -178,7 +182,7 @@ class SweepWorker:
             ConfigError: if it is invalid.
         """
         config = suggest_config(self._definition.space, self._definition.base, trial)
-        validate(dataclasses.replace(config, run=Run(mesh=self._config.run.mesh)))
+        validate_drawn(config, self._config.run)
         return config
 
     def _train_together(

@@ -12,9 +12,16 @@ import optax
 
 from experiments import datasets
 from experiments.settings.access import flag_of
-from experiments.settings.config import VOLUME_DISTORTIONS, Config, Data, Model
+from experiments.settings.config import (
+    VOLUME_DISTORTIONS,
+    WITHOUT_TRANSFORMER,
+    Config,
+    Data,
+    Model,
+)
 from experiments.settings.errors import ConfigError
-from experiments.settings.relations import has_effect
+from experiments.settings.relations import combining_setting, has_effect
+from experiments.settings.validation import require
 from experiments.training import models, optimizers, preprocessing
 from stn_jax import outside_frame, training
 from stn_jax.linen import SpatialTransformerNetwork
@@ -167,6 +174,7 @@ def assemble_experiment(
             f"--batch-size must be at most the number of training examples, {num_train}; "
             f"got {batch_size}"
         )
+    _check_partners(config, dataset)
     if normalisation is None:
         normalisation = preprocessing.normalisation(dataset.train.images)
         if config.data.distortion in VOLUME_DISTORTIONS:
@@ -197,6 +205,21 @@ def assemble_experiment(
         test_objective=_classification(apply, share_outside),
         per_example_objective=_predicting(apply),
     )
+
+
+def _check_partners(config: Config, dataset: datasets.Dataset) -> None:
+    """Raises `ConfigError` if images are combined, and a split has only one image."""
+    combining = combining_setting(config.data)
+    if combining is None:
+        return
+    for name in ("validation", "test"):
+        count = len(getattr(dataset, name))
+        require(
+            count != 1,
+            f"{flag_of(combining[0])} {combining[1]}",
+            f"1 {name} image",
+            f"used with at least 2 {name} images, because it combines images",
+        )
 
 
 def initial_state(experiment: Experiment) -> training.TrainState:
@@ -246,9 +269,11 @@ def _unfit_distortion(data: Data, shape: tuple[int, ...], error: Exception) -> s
 def _unfit_model(model: Model, shape: tuple[int, ...], error: Exception) -> str:
     """The message for a layer that rejects its input."""
     size = f"--output-size {model.output_size}" if model.output_size else "no --output-size"
+    other = "fcn" if model.model in WITHOUT_TRANSFORMER else "st_fcn"
+    hint = f" (--model {other} takes images of any size)" if len(shape) == 3 else ""
     return (
         f"--model {model.model} with --pool {model.pool} and {size} does not fit images of shape "
-        f"{list(shape)}: {str(error).splitlines()[0]}"
+        f"{list(shape)}: {str(error).splitlines()[0]}{hint if model.model != other else ''}"
     )
 
 

@@ -109,6 +109,11 @@ class Loop:
         return math.ceil(self.step / self.trainer.steps_per_epoch)
 
     @property
+    def whole_epochs(self) -> int:
+        """The number of epochs that have ended."""
+        return self.step // self.trainer.steps_per_epoch
+
+    @property
     def is_done(self) -> bool:
         """Whether no step is left to train."""
         return self.step >= self.epochs * self.trainer.steps_per_epoch or not self.active.any()

@@ -1,9 +1,10 @@
 """Turns stored images into network inputs, on the device: scales, distorts, normalises."""
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,16 @@ def _settings(data: Data) -> dict[str, object]:
         "tc": canvas | {"crop_size": data.crop_size},
         "extruded": angle | canvas,
     }[data.distortion]
+
+
+def distortion_arguments(data: Data) -> dict[str, Any]:
+    """The arguments of the configured distortion, including its defaults."""
+    if data.distortion == "none":
+        return {}
+    function = distortions.random_clutter if data.distortion == "tc" else None
+    parameters = inspect.signature(function or DISTORTIONS[data.distortion]).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+    return defaults | _settings(data)
 
 
 def draw_theta(data: Data) -> Draw | None:

@@ -22,13 +22,18 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from experiments.runs.checkpoints import Snapshot, from_storable, to_storable
 from experiments.runs.records import RunError
 from experiments.settings.config import Run
+from experiments.settings.errors import ConfigError
+from experiments.settings.machine import num_cores
 from experiments.settings.validation import mesh_sizes
 from stn_jax.training import Batch, Preprocess, TrainState
 from stn_jax.training.population import MEMBER
 
 BATCH = "batch"
 START_TIMEOUT_S = 300  # for process 0 to start
+# The variables in which SLURM and Open MPI pass the number of processes.
+PROCESS_COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 HEARTBEAT_TIMEOUT_S = 20  # after which a silent process counts as dead
+END_TIMEOUT_S = 24 * 3600  # for process 0 to write the results, while the others wait
 
 # --- Devices --------------------------------------------------------------------------------------
 
@@ -53,12 +58,26 @@ def start(run: Run) -> Mesh | None:
     """
     sizes = mesh_sizes(run)
     if sizes:
-        make_virtual_devices(math.prod(sizes.values()) // (run.num_processes or 1))
-    if run.coordinator is not None:
+        make_virtual_devices(math.prod(sizes.values()) // _num_processes(run))
+    if run.coordinator is not None or run.distributed:
         if not jax.distributed.is_initialized():
             _join(run)
         sizes = sizes or {BATCH: jax.device_count()}
     return make_mesh(sizes) if sizes else None
+
+
+def writes_records(run: Run) -> bool:
+    """Whether this process is the first of a run. Joins the processes of a job."""
+    if not run.distributed:
+        return not run.process_id
+    start(run)
+    return jax.process_index() == 0
+
+
+def _num_processes(run: Run) -> int:
+    """The number of processes, before they have been joined. TPU pods do not tell it."""
+    counts = [os.environ.get(name, "") for name in PROCESS_COUNTS if run.distributed]
+    return run.num_processes or next((int(each) for each in counts if each.isdecimal()), 1)
 
 
 def _join(run: Run) -> None:
@@ -67,13 +86,22 @@ def _join(run: Run) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     if run.process_id:
         _await_first(str(run.coordinator))
-    jax.distributed.initialize(
-        run.coordinator,
-        run.num_processes,
-        run.process_id,
-        heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S,
-        shutdown_timeout_seconds=HEARTBEAT_TIMEOUT_S,
-    )
+    try:
+        jax.distributed.initialize(
+            run.coordinator,
+            run.num_processes,
+            run.process_id,
+            initialization_timeout=START_TIMEOUT_S,
+            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S,
+            shutdown_timeout_seconds=END_TIMEOUT_S,
+        )
+    except ValueError as error:
+        if not run.distributed:
+            raise
+        raise ConfigError(
+            "--distributed must be used in a process that SLURM's srun, Open MPI's mpirun or a "
+            "TPU pod started; otherwise give --coordinator, --num-processes and --process-id"
+        ) from error
 
 
 def _await_first(coordinator: str) -> None:
@@ -129,7 +157,7 @@ def member_mesh(most: int | None = None, *, divides: int | None = None) -> Mesh 
     Returns:
         None for one device, or if the members do not divide.
     """
-    make_virtual_devices(len(os.sched_getaffinity(0)))
+    make_virtual_devices(num_cores())
     count = min(most or jax.device_count(), jax.device_count())
     if count == 1 or (divides is not None and divides % count):
         return None

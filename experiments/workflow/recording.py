@@ -11,30 +11,33 @@ from experiments.analysis.probe import Probe
 from experiments.runs import progress
 from experiments.runs.checkpoints import Checkpoints
 from experiments.runs.records import JsonLines
-from experiments.runs.tensorboard import TensorBoardWriter
+from experiments.runs.trackers import Tracker, grouped
 from experiments.training.loop import Callback, DivergedError, Loop
 from experiments.training.metrics import Record
 
 
 class RunRecorder(Callback):
-    """Writes the metrics, frames and TensorBoard files of one member.
+    """Writes the metrics and frames of one member, and passes its records to trackers.
 
     Args:
         index: of the member.
         probe: the images whose frames are recorded.
         folder: of its run.
+        trackers: of its run.
 
     Raises:
         RunError: from every method, if the folder cannot be written.
     """
 
-    def __init__(self, index: int, probe: Probe, folder: pathlib.Path) -> None:
-        self._index, self._probe, self._folder = index, probe, folder
+    def __init__(
+        self, index: int, probe: Probe, folder: pathlib.Path, trackers: Sequence[Tracker]
+    ) -> None:
+        self._index, self._probe, self._folder, self._trackers = index, probe, folder, trackers
         self._open = contextlib.ExitStack()
 
     def on_start(self, loop: Loop) -> None:
         """Opens the files, and drops the records of epochs that will be trained again."""
-        done = loop.step // loop.trainer.steps_per_epoch
+        done = loop.whole_epochs
 
         def lines(name: str) -> JsonLines:
             return self._open.enter_context(
@@ -42,8 +45,6 @@ class RunRecorder(Callback):
             )
 
         self._metrics, self._frames = lines("metrics.jsonl"), lines("frames.jsonl")
-        writer = TensorBoardWriter(self._folder / "tensorboard", done)
-        self._tensorboard = self._open.enter_context(contextlib.closing(writer))
         if done == 0:
             self._add_frames(loop, 0)
 
@@ -54,14 +55,17 @@ class RunRecorder(Callback):
             return
         self._metrics.append(record)
         self._add_frames(loop, loop.epoch)
-        self._tensorboard.add_scalars(record, loop.epoch)
+        for tracker in self._trackers:
+            tracker.add_scalars(grouped(record), loop.epoch)
 
     def on_end(self, loop: Loop) -> None:
         """Writes images of the trained transformers."""
         if loop.active[self._index]:
             index = self._index
             images = self._probe.display_images(loop.params(index), loop.variables(index))
-            self._tensorboard.add_images(images, loop.epochs)
+            titled = {_title(name): each for name, each in images.items()}
+            for tracker in self._trackers:
+                tracker.add_images(titled, loop.epochs)
 
     def close(self) -> None:
         """Closes the files."""
@@ -69,7 +73,13 @@ class RunRecorder(Callback):
 
     def _add_frames(self, loop: Loop, epoch: int) -> None:
         theta = self._probe.theta(loop.params(self._index), loop.variables(self._index))
-        self._frames.append({"epoch": epoch, "theta": theta})
+        examples = self._probe.examples.tolist()
+        self._frames.append({"epoch": epoch, "examples": examples, "theta": theta})
+
+
+def _title(name: str) -> str:
+    """The title of the images that the network receives, or of the output of a transformer."""
+    return "test images" if name == "images" else f"output of {name}"
 
 
 class CheckpointSaver(Callback):

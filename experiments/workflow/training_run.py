@@ -1,5 +1,6 @@
 """Trains runs in their folders: one network, or several members in one program."""
 
+import contextlib
 import pathlib
 import shlex
 import shutil
@@ -10,19 +11,24 @@ from typing import Any
 from jax.sharding import Mesh
 
 from experiments.analysis import diagnostics, run_figures
+from experiments.analysis.failed_runs import explain_failure
 from experiments.analysis.probe import Probe
 from experiments.analysis.summary import summarise
 from experiments.runs.checkpoints import Checkpoints, Snapshot, at_start_of_epoch, restore_common
 from experiments.runs.folder import claim_folder, hold_folders
-from experiments.runs.records import provenance, read_config, read_epochs, write_json
+from experiments.runs.records import provenance, read_config, read_epochs, read_lines, write_json
 from experiments.runs.signals import Stop, listening
+from experiments.runs.trackers import Tracker, open_trackers, test_results
+from experiments.settings.access import replace_settings
 from experiments.settings.config import Config
 from experiments.settings.conversion import config_differences, config_to_dict
+from experiments.settings.errors import print_warning
 from experiments.settings.relations import has_user_defined_family
 from experiments.training import loop, sharding
 from experiments.training.experiment import Experiment, build_experiment
+from experiments.training.image_description import describe_images
 from experiments.training.loop import Callback, DivergedError, Loop, Trainer
-from experiments.training.metrics import TestMetrics, make_tester
+from experiments.training.metrics import Tester, TestMetrics, make_tester
 from experiments.training.models import make_transform
 from experiments.training.population import PopulationTrainer
 from experiments.training.single import SingleTrainer
@@ -44,6 +50,11 @@ def check_family(config: Config) -> None:
     if has_user_defined_family(config):
         sharding.start(config.run)  # first, because importing a module may start JAX
         make_transform(config.model)
+
+
+def writes_records(config: Config) -> bool:
+    """Whether this process is the first of its run. Joins the processes of a job."""
+    return sharding.writes_records(config.run)
 
 
 def train_run(config: Config, folder: pathlib.Path, name: str, command: str) -> Summary:
@@ -127,6 +138,7 @@ def follow(config: Config, command: str) -> None:
 
     All processes run the same programs in the same order. The files of this one are deleted.
     """
+    config = replace_settings(config, {"tracker": "none"})
     with (
         tempfile.TemporaryDirectory() as folder,
         listening(lambda number: shutil.rmtree(folder)) as stop,
@@ -156,24 +168,23 @@ def _train(
     experiments, trainer, mesh = _trainer(configs)
     data = experiments[0].dataset
     sizes = f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,}"
-    print(f"{data.name}: {sizes} test examples", flush=True)
+    print(f"{data.name}: {sizes} test examples", *data.notes, sep=f"\n{data.name}: ")
+    print(f"images: {describe_images(experiments[0])}", flush=True)
     checkpoints = [Checkpoints(folder / "checkpoints") for folder in folders]
     snapshots = _restore(trainer, checkpoints, folders)
     run = configs[0].run
     training = loop.start(trainer, configs[0].optimisation.epochs, snapshots)
     probe = Probe(experiments[0])  # test images are the same for all seeds
-    recorders = [RunRecorder(i, probe, folder) for i, folder in enumerate(folders)]
     saver = CheckpointSaver(checkpoints, run.checkpoint_every)
-    loop.run(training, [*recorders, ProgressBar(), saver, _Divergence(on_diverged)], stop)
-    test = make_tester(experiments[0], mesh)
-    summaries: list[Summary | None] = [None] * len(configs)
-    for i in training.members:
-        params, variables = training.params(i), training.variables(i)
-        tested = test(params, variables)
-        if not run.process_id:
-            arguments = (experiments[i], params, variables, tested, folders[i], command)
-            summaries[i] = finish_run(*arguments)
-    return summaries
+    with contextlib.ExitStack() as tracking:
+        trackers = [
+            tracking.enter_context(open_trackers(config, folder, training.whole_epochs))
+            for config, folder in zip(configs, folders, strict=True)
+        ]
+        recorders = [RunRecorder(i, probe, folder, trackers[i]) for i, folder in enumerate(folders)]
+        loop.run(training, [*recorders, ProgressBar(), saver, _Divergence(on_diverged)], stop)
+        test = make_tester(experiments[0], mesh)
+        return _finish_members(training, experiments, test, folders, trackers, command)
 
 
 def _trainer(configs: Sequence[Config]) -> tuple[Sequence[Experiment], Trainer, Mesh | None]:
@@ -187,6 +198,27 @@ def _trainer(configs: Sequence[Config]) -> tuple[Sequence[Experiment], Trainer, 
     mesh = sharding.start(configs[0].run)
     experiment = build_experiment(configs[0])
     return [experiment], SingleTrainer(experiment, mesh), mesh
+
+
+def _finish_members(
+    training: Loop,
+    experiments: Sequence[Experiment],
+    test: Tester,
+    folders: Sequence[pathlib.Path],
+    trackers: Sequence[Sequence[Tracker]],
+    command: str,
+) -> list[Summary | None]:
+    """Tests the members that did not diverge, and writes their results."""
+    summaries: list[Summary | None] = [None] * len(experiments)
+    for i in training.members:
+        params, variables = training.params(i), training.variables(i)
+        tested = test(params, variables)
+        if sharding.writes_records(experiments[i].config.run):
+            arguments = (experiments[i], params, variables, tested, folders[i], command)
+            summaries[i] = summary = finish_run(*arguments)
+            for tracker in trackers[i]:
+                tracker.add_results(test_results(summary), training.epochs)
+    return summaries
 
 
 class _Divergence(Callback):
@@ -224,7 +256,11 @@ def finish_run(
     folder: pathlib.Path,
     command: str,
 ) -> Summary:
-    """Writes the results of a run, the summary last, and returns the summary."""
+    """Writes the results of a run, and returns the summary.
+
+    The summary is the last record. Figures come after it, because a failure to draw one must not
+    cost the run.
+    """
     config = experiment.config
     summary = summarise(experiment, params, variables, tested, folder)
     if config.run.diagnostics:
@@ -232,7 +268,14 @@ def finish_run(
     summary |= {"command": command, **provenance()}
     confusions = {"label_by_prediction": tested.confusions.tolist()}
     write_json(folder / "confusions.json", confusions, indent=None)
-    if config.run.figures:
-        run_figures.draw(folder, experiment, params, summary.get("diagnostics"), variables)
     write_json(folder / "summary.json", summary)
+    if config.run.figures:
+        undrawn = run_figures.draw(
+            folder, experiment, params, summary.get("diagnostics"), variables
+        )
+        if undrawn is not None:
+            print_warning(f"{undrawn}; python -m experiments.figures draws them again")
+    labels = experiment.dataset.validation.labels
+    for line in explain_failure(config, labels, read_lines(folder / "metrics.jsonl")):
+        print_warning(f"{folder}: {line}")
     return summary

@@ -162,7 +162,7 @@ def data_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def tiny(data_file: pathlib.Path) -> list[str]:
     """The arguments of a short run: 36 examples, 6 steps per epoch, 3 epochs."""
-    settings = "--model st_fcn --features 8 --batch-size 6 --epochs 3"
+    settings = "--distortion r --model st_fcn --features 8 --batch-size 6 --epochs 3"
     return ["demo", "--dataset", "npz", "--data-file", str(data_file), *settings.split()]
 
 

@@ -81,6 +81,18 @@ def mounted(tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, Callable[[st
     subprocess.run(["umount", str(folder)], check=True)
 
 
+def filling(folder: pathlib.Path, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which first fills the file system of a folder."""
+
+    def filled(*arguments: Any) -> Any:
+        with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        return function(*arguments)
+
+    return filled
+
+
 @pytest.mark.parametrize(
     ("size", "where", "step"),
     [
@@ -88,7 +100,6 @@ def mounted(tmp_path: pathlib.Path) -> Iterator[tuple[pathlib.Path, Callable[[st
         ("16k", "metrics.jsonl", None),
         ("200k", "checkpoints/18.msgpack", 12),
         ("1m", "confusions.json", 18),
-        ("1m", "figures/curves.png", 18),
     ],
 )
 @pytest.mark.usefixtures("in_parts")
@@ -105,22 +116,11 @@ def test_full_disk_is_reported_and_the_previous_checkpoint_is_kept(
 ) -> None:
     small, remount = mounted
     remount(f"size={size}")
-
-    def filling(function: Callable[..., Any]) -> Callable[..., Any]:
-        def filled(*arguments: Any) -> Any:
-            with contextlib.suppress(OSError), (small / "filler").open("wb", buffering=0) as file:
-                while True:
-                    file.write(bytes(4096))
-            return function(*arguments)
-
-        return filled
-
     command = [*tiny, "--run-dir", small / "run"]
     with monkeypatch.context() as patched:
         if where == "confusions.json":  # `provenance` is called just before
-            patched.setattr(training_run, "provenance", filling(training_run.provenance))
-        if where == "figures/curves.png":
-            patched.setattr(run_figures, "draw", filling(run_figures.draw))
+            filled = filling(small, training_run.provenance)
+            patched.setattr(training_run, "provenance", filled)
         assert run(*command) == 1
     (line,) = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("epoch")]
     assert line == f"error: {small}/run/{where}: cannot be written: No space left on device"
@@ -129,6 +129,24 @@ def test_full_disk_is_reported_and_the_previous_checkpoint_is_kept(
     assert run(*command, "--resume", "auto", "--no-figures") == 0
     continued = capsys.readouterr().out
     assert (f"continuing after step {step}\n" in continued) == (step is not None)
+    assert_same_result(small / "run", finished)
+
+
+def test_disk_that_is_too_full_for_figures_does_not_cost_the_run(
+    mounted: tuple[pathlib.Path, Callable[[str], None]],
+    finished: pathlib.Path,
+    run: Callable[..., int],
+    tiny: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small, _ = mounted
+    monkeypatch.setattr(run_figures, "draw", filling(small, run_figures.draw))
+    assert run(*tiny, "--run-dir", small / "run") == 0
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("epoch")]
+    assert line.startswith(f"warning: {small}/run/figures: not drawn: curves.png")
+    assert line.endswith("; python -m experiments.figures draws them again")
+    assert "cannot be written: No space left on device" in line
     assert_same_result(small / "run", finished)
 
 

@@ -2,12 +2,14 @@
 
 import pathlib
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments import figures
+from experiments.analysis import run_figures
 from experiments.runs.folder import lock_folder
 from tests.experiments.conftest import keeping_compiled
 
@@ -65,6 +67,23 @@ def test_run_without_a_checkpoint_is_rejected(
     shutil.rmtree(without_figures / "checkpoints")
     assert figures.main([str(without_figures)]) == 1
     assert capsys.readouterr().err == f"error: {without_figures}: no checkpoint found\n"
+
+
+def test_figure_that_cannot_be_drawn_is_named_by_the_command(
+    without_figures: pathlib.Path,
+    compiled: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("no font")
+
+    monkeypatch.setattr(run_figures, "draw_curves", fail)
+    with keeping_compiled(compiled):
+        assert figures.main([str(without_figures)]) == 2
+    line = f"error: {without_figures}/figures: not drawn: curves.png (ValueError: no font)\n"
+    assert capsys.readouterr() == ("", line)
+    assert (without_figures / "figures" / "angles.png").exists()
 
 
 def test_locked_run_is_rejected_and_unchanged(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.analysis import run_figures
-from experiments.analysis.probe import displayable, first_test_images
+from experiments.analysis.probe import displayable, sample_test_images
 from experiments.settings import command_line
 from experiments.settings.errors import ConfigError
 from experiments.training.experiment import build_experiment, initial_state, share_outside
@@ -42,15 +42,15 @@ def test_fixed_view_draws_curves_and_input_only(
 ) -> None:
     fixed = [*arguments, "--model", "projection_cnn", "--canvas", "24"]
     experiment = build_experiment(command_line.parse(fixed, "train").config)
-    run_figures.draw(tmp_path, experiment, initial_state(experiment).params)
+    assert run_figures.draw(tmp_path, experiment, initial_state(experiment).params) is None
     drawn = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert drawn == {"curves.png", "sides.png"}
+    assert drawn == {"curves.png", "images.png", "sides.png"}
 
 
 def test_background_is_zero_and_views_are_sums(arguments: list[str]) -> None:
     experiment = build_experiment(command_line.parse(arguments, "train").config)
     assert experiment.normalisation.background == (0.0,)
-    images = first_test_images(experiment, 3)
+    images = sample_test_images(experiment, 3).images
     assert images.shape == (3, 10, 10, 10, 1)
     for axis in range(3):
         np.testing.assert_allclose(

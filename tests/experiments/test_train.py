@@ -59,8 +59,13 @@ def test_seed_changes_training_only(
             2,
             "--batch-size must be at most the number of training examples, 36",
         ),
-        (["--validation-size", "40"], 1, "validation_size must be 0 to 39, "),
+        (["--validation-size", "40"], 1, "validation_size must be 0 to 37, "),
         (["--model", "cnn", "--features", "8", "8"], 2, "--model cnn with --pool"),
+        (
+            ["--model", "st_compact", "--features", *["8"] * 4],
+            2,
+            "with VALID padding; got [5, 5] (--model st_fcn takes images of any size)",
+        ),
         (
             ["--pool", "10"],
             2,

@@ -136,7 +136,7 @@ coordinate = st.one_of(st.floats(width=32), st.floats(-4, 4, width=32), st.sampl
 
 @pytest.mark.parametrize("options", OPTIONS[::2] + OPTIONS[3::6], ids=str)
 @hypothesis.given(st.lists(coordinate, min_size=12, max_size=12))
-@hypothesis.settings(deadline=None, max_examples=50, derandomize=True, database=None)
+@hypothesis.settings(max_examples=50, derandomize=True, database=None)
 def test_any_float32_gives_finite_outputs_and_gradients(
     options: dict[str, Any], coordinates: list[float]
 ) -> None:

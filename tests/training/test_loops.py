@@ -141,7 +141,7 @@ def test_convolutions_for_other_devices_are_those_of_jax() -> None:
 
 
 @given(st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_any_convolution_has_the_values_of_jax(data: st.DataObject) -> None:
     """Also with operands that XLA would swap, and with gradients of all settings."""
     draw, ndim = data.draw, data.draw(st.integers(1, 2))

@@ -20,7 +20,7 @@ from PIL import Image
 
 from experiments.datasets.dataset import DatasetError, one_line
 from experiments.datasets.gtsrb.signs import FINAL, FIRST_STAGE, NUM_CLASSES, TrainingSet
-from experiments.datasets.image_files import pad_to_square, resize_to, to_array
+from experiments.datasets.image_files import pad_to_aspect, resize_to, to_array
 from experiments.datasets.published_files import PublishedFile
 
 _TEST_FOLDER = "GTSRB/Final_Test/Images"
@@ -174,7 +174,7 @@ def resize(image: Image.Image, size: int, *, keep_aspect: bool) -> np.ndarray:
     """
     values = to_array(image)
     if keep_aspect:
-        values, _ = pad_to_square(values)
+        values, _ = pad_to_aspect(values, (size, size))
     return resize_to(values, (size, size, values.shape[-1]))
 
 

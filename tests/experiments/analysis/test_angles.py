@@ -17,7 +17,7 @@ from experiments.analysis.angles import (
     compare_angles,
     matrix_angle_deg,
 )
-from experiments.analysis.probe import first_test_keys
+from experiments.analysis.probe import sample_test_images
 from experiments.settings.access import replace_settings
 from experiments.settings.config import Data
 from experiments.training import preprocessing
@@ -34,7 +34,7 @@ def applied_matrices(experiment: Experiment) -> jax.Array:
     draw = preprocessing.draw_theta(experiment.config.data)
     assert draw is not None
     shape = experiment.dataset.test.images.shape[1:3]
-    keys = first_test_keys(len(experiment.dataset.test))
+    keys = sample_test_images(experiment, len(experiment.dataset.test)).keys
     return jax.vmap(lambda key: draw(key, shape))(keys).reshape(-1, 2, 3)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from experiments import figures
 from experiments.analysis import diagnostics
 from experiments.plots.diagnostic_plot import draw_diagnostics
+from experiments.runs.records import to_json
 from experiments.settings import command_line
 from experiments.settings.access import replace_settings
 from experiments.settings.config import Config, Data, Model, Optimisation
@@ -182,13 +184,34 @@ def test_run_records_and_redraws_diagnostics_on_request(
 
 
 def test_network_without_transformer_has_no_measurements_of_frames(
-    tiny: list[str], tmp_path: pathlib.Path
+    tiny: list[str],
 ) -> None:
     experiment = build_experiment(command_line.parse([*tiny, "--model", "fcn"], "train").config)
     found = diagnostics.measure(experiment, initial_state(experiment).params)
     assert found.keys() == {"images", "changed", "kl", "by_amount"}
-    draw_diagnostics(tmp_path / "a.png", found)
-    assert (tmp_path / "a.png").stat().st_size > 5000
+    labels = {axes.get_ylabel() for axes in draw_diagnostics(found).axes}
+    assert labels == {"", "Changed\npredictions (%)", "Divergence\n(nats)"}
+
+
+def test_figure_has_units_and_room_for_its_curves(scenes: pathlib.Path) -> None:
+    found = diagnostics.measure(make_experiment(scenes, False, transform="affine"), {})
+    figure = draw_diagnostics(json.loads(to_json(found)), "a title")
+    first_row = {axes.get_ylabel() for axes in figure.axes[:3]}
+    units = ("°", "pixels", "natural log")
+    assert first_row == {f"Error of the frame\n({unit})" for unit in units}
+    assert figure.get_suptitle() == "a title\n20 test images, moved by known amounts"
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        assert low == 0
+        assert all(np.nanmax(line.get_ydata()) < high for line in axes.lines)
+
+
+def test_numbers_that_are_not_finite_are_left_out_of_the_figure(scenes: pathlib.Path) -> None:
+    found = diagnostics.measure(make_experiment(scenes, False, transform="affine"), {})
+    found["by_amount"]["rotation_deg"]["equivariance"][1] = math.nan
+    found["by_amount"]["log_scale"]["kl"] = [math.nan] * len(diagnostics.FRACTIONS)
+    figure = draw_diagnostics(json.loads(to_json(found)))
+    assert np.isnan(figure.axes[0].lines[0].get_ydata()).sum() == 1
 
 
 def test_run_has_no_diagnostics_by_default(finished: pathlib.Path) -> None:

@@ -1,18 +1,16 @@
-"""Frames are the points on the input that transformers sample, and probes hold test images."""
+"""Frames are the points on the input that transformers sample."""
 
-import pathlib
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import stn_jax
 from experiments.analysis.frames import MESH_SHAPE, frame_grids, input_frames
-from experiments.analysis.probe import Probe, first_test_images
 from experiments.settings.config import Model
 from stn_jax import transforms
-from tests.experiments.analysis.fixed_network import fixed_experiment
 
 A = [0.8, 0.1, 0.2, -0.1, 0.9, -0.3]
 B = [0.5, -0.2, 0.1, 0.3, 0.6, 0.2]
@@ -27,15 +25,18 @@ def warped(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points @ matrix[:2, :2].T + matrix[:2, 2]
 
 
+def sampled(theta: jax.Array, transform: transforms.Transform) -> jax.Array:
+    """The points of a mesh that ends at the edges of the output."""
+    return stn_jax.transform_grid(theta, transform, MESH_SHAPE, align_corners=True)
+
+
 def grids(placement: str, transformers: int = 2) -> dict[str, np.ndarray]:
     settings = Model("st_fcn", placement=placement, transformers=transformers)
     return {name: np.asarray(grid) for name, grid in frame_grids(settings, THETAS).items()}
 
 
 def test_grids_in_series_are_warped_by_the_transformers_before() -> None:
-    mesh = np.asarray(
-        stn_jax.transform_grid(transforms.affine.identity, transforms.affine, MESH_SHAPE)
-    )
+    mesh = np.asarray(sampled(transforms.affine.identity, transforms.affine))
     found = grids("series")
     assert list(found) == ["transformer_0", "transformer_1"]
     np.testing.assert_allclose(found["transformer_0"][0], warped(square(A), mesh), atol=1e-6)
@@ -76,7 +77,7 @@ def test_frames_sample_the_points_of_the_grids(placement: str, names: list[str])
     assert [frame.output_shape for frame in frames] == [(5, 4 + int(name[-1])) for name in names]
     for frame, name in zip(frames, names, strict=True):
         for theta, grid in zip(frame.theta, grids(placement)[name], strict=True):
-            points = stn_jax.transform_grid(theta, frame.transform, MESH_SHAPE)
+            points = sampled(theta, frame.transform)
             np.testing.assert_allclose(points, grid, atol=1e-6)
 
 
@@ -86,7 +87,8 @@ def test_grids_of_a_user_defined_family_need_only_its_warp(
     settings = Model(transform=f"{write_module()}:shear", placement="series", transformers=2)
     thetas = {"transformer_0": [[0.5], [0.0]], "transformer_1": [[0.25], [-0.5]]}
     found = frame_grids(settings, thetas)
-    mesh = stn_jax.transform_grid(transforms.affine.identity, transforms.affine, MESH_SHAPE)
+    identity = transforms.affine.identity
+    mesh = stn_jax.transform_grid(identity, transforms.affine, MESH_SHAPE, align_corners=True)
     x, y = np.moveaxis(np.asarray(mesh), -1, 0)
     for name, amounts in {"transformer_0": [0.5, 0.0], "transformer_1": [0.75, -0.5]}.items():
         for grid, amount in zip(found[name], amounts, strict=True):
@@ -95,14 +97,3 @@ def test_grids_of_a_user_defined_family_need_only_its_warp(
 
 def test_networks_without_a_transformer_do_not_import_its_family() -> None:
     assert frame_grids(Model("fcn", transform="no_such:shear"), {}) == {}
-
-
-def test_probe_has_the_first_test_images(data_file: pathlib.Path) -> None:
-    experiment = fixed_experiment(data_file, {"distortion": "r"})
-    few, more = first_test_images(experiment, 3), first_test_images(experiment, 1000)
-    assert (few.shape, more.shape) == ((3, 9, 9, 1), (25, 9, 9, 1))
-    np.testing.assert_allclose(few, more[:3], atol=1e-5)
-    images = Probe(experiment).display_images({"transformer_0": jnp.zeros((8, 6))})
-    assert images["images"].min() == 0
-    assert images["images"].max() == 1
-    assert images["transformer_0"].shape == (8, 9, 9, 1)

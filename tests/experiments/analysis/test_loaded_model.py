@@ -13,9 +13,9 @@ import experiments
 import stn_jax
 from experiments.analysis import loaded_model
 from experiments.analysis.loaded_model import LoadedModel
-from experiments.analysis.probe import first_test_images
+from experiments.analysis.probe import sample_test_images
 from experiments.analysis.restore import TrainedRun, describe_data
-from experiments.datasets.image_files import pad_to_square, resize_to
+from experiments.datasets.image_files import pad_to_aspect, resize_to
 from experiments.runs.records import RunError
 from experiments.settings.access import replace_settings
 from experiments.training.experiment import build_experiment
@@ -39,8 +39,9 @@ def test_predictions_of_distorted_test_images_have_the_recorded_error(
     model: LoadedModel, finished: pathlib.Path
 ) -> None:
     experiment = build_experiment(model.config)
-    labels, (mean, std) = experiment.dataset.test.labels, np.float32(experiment.normalisation)
-    images = np.asarray(first_test_images(experiment, len(labels))) * std + mean
+    sample = sample_test_images(experiment, len(experiment.dataset.test))
+    labels, (mean, std) = sample.labels, np.float32(experiment.normalisation)
+    images = np.asarray(sample.images) * std + mean
     probabilities = model.predict(np.clip(images, 0, 1))
     assert probabilities.shape == (len(labels), 3)
     error = 100 * np.mean(probabilities.argmax(axis=1) != labels)
@@ -171,7 +172,7 @@ def test_run_with_keep_aspect_pads_images_to_squares(finished: pathlib.Path) -> 
     model = experiments.load(finished)
     model.config = replace_settings(model.config, {"keep_aspect": True})
     images = np.random.default_rng(0).integers(0, 256, (2, 12, 21, 1), dtype=np.uint8)
-    padded = np.stack([pad_to_square(image)[0] for image in images])
+    padded = np.stack([pad_to_aspect(image, model.image_shape[:2])[0] for image in images])
     assert padded.shape == (2, 21, 21, 1)
     np.testing.assert_array_equal(model.resize(images), model.resize(padded))
     np.testing.assert_array_equal(model.straighten(images), model.straighten(padded))

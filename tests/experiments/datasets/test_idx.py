@@ -5,7 +5,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.datasets import DatasetError, idx
@@ -47,7 +47,6 @@ def test_unexpected_bytes_are_rejected(data, message):
         idx.parse(data, SHAPE, "file")
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=40) | st.binary(max_size=40).map(lambda tail: DATA[:16] + tail))
 def test_any_bytes_parse_or_raise_dataset_error(data):
     try:
@@ -82,7 +81,6 @@ def test_damaged_copies_are_rejected(tmp_path):
         verify_file(path, expected)
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_damaged_gzip_is_rejected(tmp_path_factory, data):
     content = bytearray(gzip.compress(DATA, mtime=0))

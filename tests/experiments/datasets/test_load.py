@@ -19,7 +19,12 @@ ROOT = Path(__file__).parents[3]
         ({"name": "digits", "data_file": "data.npz"}, "data_file data.npz is for dataset npz"),
         (
             {"name": "digits", "validation_size": 1297},
-            "validation_size must be 0 to 1296, .*; got 1297",
+            "validation_size must be 0 to 1287, .*; got 1297",
+        ),
+        ({"name": "folder"}, r"--data-dir DIR.*DIR/train/CLASS/\* and optionally"),
+        (
+            {"name": "gtsrb", "data_dir": "d", "image_size": (32, 48)},
+            r"image_size must be one number for dataset gtsrb, .*; got \(32, 48\)",
         ),
     ],
 )

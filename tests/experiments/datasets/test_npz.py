@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.datasets import DatasetError, load
@@ -92,6 +92,88 @@ def test_invalid_array_is_named(path, key, value, message):
     assert "\n" not in text
 
 
+NAMES = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
+
+
+@pytest.mark.parametrize("names", [NAMES, [*NAMES, "hen"], np.array(NAMES)])
+def test_class_names_are_read(path, names, capsys):
+    path.write_bytes(npz(class_names=names))
+    data = load("npz", data_file=path)
+    assert data.class_names == tuple(names)
+    assert data.num_classes == len(names)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (NAMES[:6], "has 6 names, but the largest label is 6; expected at least 7 names"),
+        (np.array(NAMES, "S"), r"type \|S3; expected texts"),
+        (np.array(NAMES, object), "cannot be read .*not of pickled objects"),
+        (np.arange(7), "type int64; expected texts"),
+        ([NAMES], r"shape \(1, 7\)"),
+        ([*NAMES[:6], "ant"], "has 'ant' at 6; expected names that differ"),
+        ([*NAMES[:6], ""], "has '' at 6"),
+        ([*NAMES[:6], "a\nb"], r"has 'a\\nb' at 6; expected names that differ, of printable"),
+    ],
+)
+def test_invalid_class_names_are_named(path, names, message):
+    path.write_bytes(npz(class_names=names))
+    with pytest.raises(DatasetError, match=message) as raised:
+        load("npz", data_file=path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert "class_names" in str(raised.value)
+
+
+def test_other_arrays_are_named(path, capsys):
+    path.write_bytes(npz(x_val=np.zeros(3), classnames=NAMES))
+    assert load("npz", data_file=path).class_names is None
+    known = "x_train, y_train, x_test, y_test, class_names"
+    expected = f"warning: {path}: ignores x_val, classnames; it reads {known}\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "remedy"),
+    [
+        (np.zeros((20, 1), int), "y.ravel()"),
+        (np.eye(20), "y.argmax(axis=1)"),
+        (np.zeros(20), "y.astype(int)"),
+        (np.array(["ant", "bee"] * 10), "return_inverse=True"),
+    ],
+)
+def test_error_of_labels_names_the_remedy(path, labels, remedy):
+    path.write_bytes(npz(y_train=labels))
+    with pytest.raises(DatasetError) as raised:
+        load("npz", data_file=path)
+    assert remedy in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0], "its 1 training example has the label 0; expected .* at least two classes"),
+        ([5] * 20, "its 20 training examples have the label 5; expected .* at least two classes"),
+        ([0, 1], "there are 2 training examples, one of each class; expected more"),
+        ([3, 1, 2], "there are 3 training examples, one of each class; expected more"),
+    ],
+)
+def test_too_few_examples_are_an_error(path, labels, message):
+    count = len(labels)
+    path.write_bytes(npz(x_train=VALID["x_train"][:count], y_train=np.array(labels)))
+    with pytest.raises(DatasetError, match=message):
+        load("npz", data_file=path)
+
+
+def test_every_class_keeps_a_training_example(path):
+    labels = np.array([0] * 18 + [1, 2])
+    path.write_bytes(npz(y_train=labels))
+    for size in (None, 1, 5, 17):
+        data = load("npz", data_file=path, validation_size=size)
+        assert np.unique(data.train.labels).tolist() == [0, 1, 2]
+        assert len(data.validation) == (size or 2)
+
+
 class TouchesFile:
     """Creates a file when it is unpickled."""
 
@@ -124,7 +206,6 @@ def test_file_that_is_not_npz_is_rejected(path, tmp_path):
         load("npz", data_file=tmp_path / "one.npy")
 
 
-@settings(deadline=None)
 @given(
     compressed=st.booleans(),
     changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=4),

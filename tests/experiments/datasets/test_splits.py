@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.datasets import DatasetError, Split
@@ -11,7 +11,6 @@ from experiments.datasets.splits import cut_groups, cut_validation, stratified_m
 LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(lambda x: np.array(x, np.int32))
 
 
-@settings(deadline=None)
 @given(labels=LABELS, data=st.data())
 def test_selection_is_proportional_to_classes(labels, data):
     size = data.draw(st.integers(0, len(labels)))
@@ -22,10 +21,9 @@ def test_selection_is_proportional_to_classes(labels, data):
         assert abs(mask[labels == label].sum() - share) < 1
 
 
-@settings(deadline=None)
 @given(labels=LABELS, data=st.data(), seed=st.integers(0, 5))
 def test_cut_is_a_partition_that_keeps_the_order(labels, data, seed):
-    size = data.draw(st.integers(0, len(labels) - 1))
+    size = data.draw(st.integers(0, len(labels) - len(np.unique(labels))))
     identity = np.arange(len(labels), dtype=np.float32).reshape(-1, 1, 1, 1)
     train, validation = cut_validation(Split(identity, labels), size, seed)
     assert len(validation) == size
@@ -34,6 +32,7 @@ def test_cut_is_a_partition_that_keeps_the_order(labels, data, seed):
     assert (np.diff(right) > 0).all()
     assert sorted([*left, *right]) == identity.ravel().tolist()
     np.testing.assert_array_equal(labels[left.astype(int)], train.labels)
+    assert set(train.labels) == set(labels)  # every class keeps an example
 
 
 def test_selection_depends_on_seed_alone():
@@ -43,17 +42,18 @@ def test_selection_depends_on_seed_alone():
     assert (masks[0] != masks[2]).any()
 
 
-@pytest.mark.parametrize("size", [-1, 4, 5])
-def test_at_least_one_training_example_must_remain(size):
-    data = Split(np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4, np.int32))
-    with pytest.raises(DatasetError, match=f"validation_size must be 0 to 3, .*; got {size}"):
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("size", [-1, 6, 7])
+def test_a_training_example_of_each_class_must_remain(size, classes):
+    count = 5 + classes
+    data = Split(np.zeros((count, 1, 1, 1), np.uint8), np.arange(count, dtype=np.int32) % classes)
+    with pytest.raises(DatasetError, match=f"validation_size must be 0 to 5, .*; got {size}"):
         cut_validation(data, size, 0)
 
 
 GROUPS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=60)
 
 
-@settings(deadline=None)
 @given(pairs=GROUPS, data=st.data(), seed=st.integers(0, 5))
 def test_groups_stay_together_and_every_class_keeps_one(pairs, data, seed):
     labels, groups = np.array(pairs, np.int32).T

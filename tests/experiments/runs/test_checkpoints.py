@@ -96,7 +96,7 @@ def cut(path: pathlib.Path, at: float) -> None:
     path.write_bytes(path.read_bytes()[: int(at * path.stat().st_size)])
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=st.sampled_from([flip, cut]), at=st.floats(0, 1, exclude_max=True))
 @example(damage=cut, at=0.0)  # an empty file
 def test_damaged_checkpoint_falls_back_to_the_previous_one(

@@ -1,5 +1,7 @@
 """Run folders are never overwritten or shared, and errors say what is wrong with a folder."""
 
+import errno
+import fcntl
 import json
 import os
 import pathlib
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from experiments import train
-from experiments.runs.folder import choose_folder, fcntl, lock_folder
+from experiments.runs.folder import choose_folder, lock_folder
 from experiments.runs.records import RunError
 from experiments.settings.conversion import config_from_dict, config_to_dict
 from experiments.settings.presets import PRESETS
@@ -228,15 +230,19 @@ def test_full_disk_is_an_error(
     assert line == "run/config.json: cannot be written: No space left on device"
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
 def test_file_system_without_locks_is_an_error(
-    refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    number: int, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise OSError(37, "No locks available")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", fail)
     pathlib.Path("run").mkdir()
-    assert refusal("--run-dir", "run") == "run: cannot be locked: No locks available"
+    assert refusal("--run-dir", "run") == (
+        f"run: cannot be locked: {os.strerror(number)}; its file system has no locks: use a folder "
+        "on another one, such as a local disk"
+    )
 
 
 @pytest.mark.parametrize("started", [False, True])

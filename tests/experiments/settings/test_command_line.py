@@ -16,7 +16,16 @@ from experiments.settings.access import settings_by_name
 from experiments.settings.conversion import config_from_dict, config_to_dict
 from experiments.settings.presets import PRESETS
 from experiments.settings.validation import validate
-from tests.experiments.settings.fields import CHOICES, FIELDS, choices, flag, parse
+from tests.experiments.settings.fields import (
+    CHOICES,
+    FIELDS,
+    NEEDED,
+    STARTS,
+    choices,
+    flag,
+    parse,
+    start_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -30,14 +39,35 @@ def in_empty_folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_valid(name: str) -> None:
-    config = PRESETS[name].config
+    config = start_of(name)
     validate(config)
-    assert command_line.parse([name], "train") == (name, config, frozenset(), [])
+    given = {"data_dir"} if name in NEEDED else set()
+    assert command_line.parse(STARTS[name], "train") == (name, config, given, [])
 
 
 def test_demo_is_the_default_preset() -> None:
     assert command_line.parse([], "train") == command_line.parse(["demo"], "train")
     assert command_line.parse(["--seed", "3"], "train").name == "demo"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *("--dataset folder --data-dir d", "--dataset=folder --data-dir d", "--data-file=a.npz"),
+        *("--seed 3 --data-file a.npz", "--dataset npz --data-file a.npz", "--data_file a.npz"),
+    ],
+)
+def test_images_is_the_default_preset_for_own_data(arguments: str) -> None:
+    found = command_line.parse(arguments.split(), "train")
+    assert found.name == "images"
+    assert found == command_line.parse(["images", *arguments.split()], "train")
+
+
+def test_size_of_images_is_a_side_or_height_and_width() -> None:
+    for text, size in [("48", 48), ("48 64", (48, 64))]:
+        config = parse(*STARTS["images"], "--image-size", *text.split())
+        assert config.data.image_size == size
+        assert config_from_dict(config_to_dict(config)) == config
 
 
 def test_tutorial_is_the_one_of_pytorch() -> None:
@@ -80,6 +110,7 @@ def test_every_setting_is_a_flat_flag() -> None:
 def test_every_choice_is_accepted(name: str) -> None:
     needed = {
         "npz": ["--data-file", "a.npz"],
+        "folder": ["--data-dir", "d"],
         "must": ["--run-dir", "r"],
         "auto": ["--run-dir", "r"],
     }
@@ -186,6 +217,14 @@ REJECTED = {
         *("--min-scale", "0.6", "at most --max-scale, 0.5"),
     ),
     "--dataset npz": ("--dataset npz", "given with --data-file"),
+    "--dataset folder": ("--dataset folder", "given with --data-dir; got no --data-dir"),
+    "images": ("--dataset folder", "given with --data-dir; got no --data-dir"),
+    "gtsrb --image-size 32 48": ("--image-size", "32 48", "one number with --dataset gtsrb"),
+    "images --data-dir d --image-size 48 0": ("--image-size", "0", "positive"),
+    "images --data-dir d --image-size 48 5000": ("--image-size", "48 5000", "at most 4096"),
+    "tutorial --keep-aspect": ("--keep-aspect", "gtsrb, folder"),
+    "demo --task add --batch-size 1": ("--batch-size", "1", "at least 2 with --task add"),
+    "demo --distortion tc --batch-size 1": ("--batch-size", "1", "at least 2 with --distortion tc"),
     "--dataset digits --data-file a.npz": ("--data-file", "a.npz", "--dataset npz"),
     "--transformers 2 --placement input": ("--placement", "input", "series, parallel or between"),
     "--placement between --model st_fcn": ("--placement between", "st_fcn", "st_cnn"),
@@ -320,7 +359,6 @@ LINES = st.lists(
 @pytest.mark.usefixtures("untrained")
 @settings(
     max_examples=settings().max_examples * 3 // 5,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(preset=st.one_of(st.sampled_from(list(PRESETS)), TEXT), lines=LINES, flat=st.booleans())

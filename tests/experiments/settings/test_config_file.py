@@ -17,6 +17,7 @@ from experiments.settings.conversion import config_to_dict
 from experiments.settings.errors import ConfigError
 from experiments.settings.presets import PRESETS
 from experiments.sweep.options import parse_sweep
+from tests.experiments.settings.fields import STARTS
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def written(tmp_path: pathlib.Path) -> Callable[..., str]:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_settings_come_from_the_file(preset: str, written: Callable[..., str]) -> None:
-    arguments = [preset, "--seed", "7", "--checkpoint-every", "2", "--no-figures"]
+    arguments = [*STARTS[preset], "--seed", "7", "--checkpoint-every", "2", "--no-figures"]
     arguments += ["--mesh", "batch=2"]
     file = written(*arguments)
     parsed = parse(["--config", file], "train")

@@ -13,12 +13,12 @@ from experiments.settings.conversion import (
 )
 from experiments.settings.errors import ConfigError
 from experiments.settings.presets import PRESETS
-from tests.experiments.settings.fields import FIELDS, GROUPS, parse
+from tests.experiments.settings.fields import FIELDS, GROUPS, parse, start_of
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_settings_survive_json(name: str) -> None:
-    config = PRESETS[name].config
+    config = start_of(name)
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
 
 

@@ -4,12 +4,25 @@ import html
 import json
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 
+import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from experiments.sweep.__main__ import main
+from experiments.sweep.report_plots import (
+    MAX_TICKS,
+    MIN_TICKS,
+    _error_axis,
+    _range_scale,
+    log_ticks,
+)
+from experiments.sweep.space import Range
+from experiments.sweep.storage import StudyLocation, closing_connections, dashboard_command
 from tests.experiments.sweep import fake
 from tests.experiments.sweep.conftest import BASE, Search, run_search
 
@@ -58,6 +71,59 @@ def test_table_lists_best_trial_first_and_its_command_last(
     assert best_line.startswith(f"best: trial {best['trial']}, validation error ")
     assert command == best["command"]
     assert where == f"plots in {swept / 'report.html'}"
+
+
+def test_title_names_the_study_and_what_it_searches(
+    search: Search, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert search("--trials", 1, "--run-dir", tmp_path / "rates") == 0
+    monkeypatch.chdir(tmp_path / "rates")
+    assert report(".") == 0
+    title = "Sweep rates of demo: learning_rate"
+    assert f"<title>{title}</title>" in (tmp_path / "rates" / "report.html").read_text()
+
+
+@given(st.floats(-9, 4), st.floats(0.01, 9))
+def test_logarithmic_axes_have_enough_labels(start: float, decades: float) -> None:
+    low, high = 10**start, 10 ** (start + decades)
+    ticks = log_ticks(low, high)
+    assert MIN_TICKS <= len(ticks) <= 2 * MAX_TICKS
+    assert ticks == sorted(set(ticks))
+    assert low <= ticks[0]
+    assert ticks[-1] <= high * (1 + 1e-9)
+    axis = _range_scale(Range(low, high, log=True))
+    assert len(axis.ticks) >= 3
+    assert axis.ticks == sorted(set(axis.ticks))
+    assert len(set(axis.texts)) == len(axis.texts) == len(axis.ticks)
+    errors = _error_axis([low, high])
+    assert len(set(errors["ticktext"])) == len(errors["tickvals"]) >= MIN_TICKS
+
+
+def test_sweep_and_report_say_how_to_open_the_dashboard(
+    search: Search, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "rates"
+    assert search("--trials", 2, "--run-dir", folder) == 0
+    assert report(folder) == 0
+    line = f"dashboard: optuna-dashboard sqlite:///{folder / 'sweep.db'}"
+    assert capsys.readouterr().out.splitlines().count(line) == 2
+    storage = optuna.storages.RDBStorage(shlex.split(line)[-1])  # as the dashboard opens it
+    with closing_connections(storage):
+        assert len(optuna.load_study(study_name=None, storage=storage).trials) == 2
+
+
+@pytest.mark.parametrize("name", ["a {sweep} 100%", "what?"])
+def test_no_command_is_shown_if_the_dashboard_cannot_open_the_file(
+    name: str, search: Search, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert search("--trials", 1, "--run-dir", tmp_path / name) == 0
+    assert "dashboard" not in capsys.readouterr().out
+
+
+def test_command_of_the_dashboard_has_no_password() -> None:
+    location = StudyLocation(pathlib.Path("runs"), "postgresql://me:secret@host/data", "s")
+    expected = "optuna-dashboard postgresql+psycopg://me@host/data"
+    assert dashboard_command(location) == expected
 
 
 def test_report_of_unfinished_sweep(

@@ -28,6 +28,7 @@ from experiments.sweep.space_specs import (
     space_from_specs,
     space_to_specs,
 )
+from tests.experiments.settings.fields import start_of
 from tests.experiments.sweep.conftest import ROOT
 
 SPACES = {
@@ -43,6 +44,8 @@ SPACES = {
     "clip_norm=0.5..2": {"clip_norm": "0.5..2.0"},
     "features=32x32,48x64": {"features": "32x32,48x64"},
     "localisation_features=none,8x8x16": {"localisation_features": "none,8x8x16"},
+    "image_size=48,48x64": {"image_size": "48,48x64"},
+    "image_size=32..64": {"image_size": "32..64"},
     "control_points=2x3": {"control_points": "2x3"},
     "align_corners=true,False": {"align_corners": "true,false"},
 }
@@ -103,6 +106,7 @@ def test_file_equals_flags(tmp_path: pathlib.Path) -> None:
         ("--space run_dir=a,b", "no setting run_dir to search"),
         ("--space lr=0.1,x", "--space learning_rate=0.1,x: must be a number; got x"),
         ("--space lr=0.1,", "must be a number; got nothing"),
+        ("--space image_size=4x", "must be an integer or integers, as in 48x48; got 4x"),
         ("--space lr=nan,1", "must be a number; got nan"),
         ("--space lr=0.1,1e-1", "lists 0.1 twice"),
         ("--space lr=1..0.1", "its low end must be below its high end"),
@@ -151,6 +155,8 @@ def test_file_equals_flags(tmp_path: pathlib.Path) -> None:
             "--space lr=1,2 --coordinator h:1 --num-processes 1 --process-id 0",
             "--coordinator must be left out: workers share the --storage",
         ),
+        ("--space lr=1,2 --distributed", "--distributed must be left out: workers share"),
+        ("--space lr=1,2 --tracker wandb", "--tracker must be left out: a sweep records"),
         ("--space lr=1,2 --mesh batch=2", "--mesh must have a member axis, as in member=4"),
         ("--space lr=1,2 --storage mysql://x --study s", "--storage must be postgresql://"),
         ("--space lr=1,2 --storage postgresql://x", "--storage and --study must be given together"),
@@ -230,7 +236,7 @@ def test_misspelt_flags_get_suggestions(
 @given(st.sampled_from(list(PRESETS)), st.data())
 def test_configuration_round_trips_through_command_line(preset: str, data: st.DataObject) -> None:
     """For any valid combination of settings that have an effect."""
-    config = PRESETS[preset].config
+    config = start_of(preset)
     for name in data.draw(st.lists(st.sampled_from(sorted(VALUES)), unique=True)):
         changed = replace_settings(config, {name: data.draw(st.sampled_from(VALUES[name]))})
         try:
@@ -240,9 +246,7 @@ def test_configuration_round_trips_through_command_line(preset: str, data: st.Da
         config = changed
     parsed = command_line.parse(to_arguments(preset, config), "train")
     idle = {
-        name: get_setting(PRESETS[preset].config, name)
-        for name in VALUES
-        if not has_effect(config, name)
+        name: get_setting(start_of(preset), name) for name in VALUES if not has_effect(config, name)
     }
     assert parsed[:2] == (preset, replace_settings(config, idle))
 
@@ -265,6 +269,18 @@ VALUES = {
     "min_scale": [None, 0.5],
     "data_dir": ["a 'folder'"],
 }
+
+
+@given(st.sampled_from(list(PRESETS)), st.data())
+def test_listed_settings_get_a_flag(preset: str, data: st.DataObject) -> None:
+    """Even if they have the value of the preset."""
+    config = start_of(preset)
+    listed = data.draw(st.lists(st.sampled_from(sorted(VALUES)), unique=True))
+    arguments = to_arguments(preset, config, listed)
+    for name in listed:
+        flags = {f"--{name}".replace("_", "-"), f"--no-{name}".replace("_", "-")}
+        assert bool(flags & set(arguments)) == has_effect(config, name)
+    assert command_line.parse(arguments, "train").config == config
 
 
 def test_help_and_flag_errors_do_not_import_jax_or_optuna() -> None:

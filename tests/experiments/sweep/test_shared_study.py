@@ -42,6 +42,7 @@ def plan(
         num_trials=num_trials,
         fixed_params=fixed_params,
         heartbeat=600,
+        points=None,
         make_sampler=lambda number: optuna.samplers.RandomSampler(seed=number),
         pruner=optuna.pruners.NopPruner(),
     )

@@ -58,6 +58,7 @@ def test_sweep_ends_with_command_of_best_trial(
     python, dash_m, module, *arguments = shlex.split(command)
     assert (python, dash_m, module) == ("python", "-m", "experiments.train")
     assert command_line.parse(arguments, "train")[1] == config
+    assert {"--learning-rate", "--transform"} <= set(arguments)
     stored = json.loads((folder / "sweep.json").read_text())
     assert stored["space"] == {
         "learning_rate": "log:0.0001..1.0",

@@ -2,12 +2,13 @@
 
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ from experiments.settings.validation import mesh_sizes
 from experiments.training import loop, sharding
 from experiments.training.experiment import build_experiment, initial_state
 from experiments.training.single import SingleTrainer
+from experiments.workflow import training_run
 from tests.experiments import processes
 from tests.experiments.conftest import read_summary
 from tests.experiments.processes import keeping_compiled
@@ -37,8 +39,27 @@ TOLERANCE = 1e-4  # relative, of a loss after four steps: sums over a batch roun
 
 def train_quietly(arguments: list[str], compiled: Path, output: Path) -> NoReturn:
     """Trains, and prints to a file."""
-    with output.open("w") as file, contextlib.redirect_stdout(file):
+    with (
+        output.open("w") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
         processes.train_process(arguments, compiled)
+
+
+def train_slowly(
+    arguments: list[str], compiled: Path, output: Path, variables: dict[str, str]
+) -> NoReturn:
+    """Trains, and takes more than the time after which a silent process counts as dead."""
+    os.environ.update(variables)
+    finish_run = training_run.finish_run
+
+    def slowly(*values: Any) -> Any:
+        time.sleep(1.5 * sharding.HEARTBEAT_TIMEOUT_S)
+        return finish_run(*values)
+
+    training_run.finish_run = slowly
+    train_quietly(arguments, compiled, output)
 
 
 def write_losses(arguments: list[str], compiled: Path, output: Path) -> None:
@@ -119,6 +140,72 @@ def test_joined_processes_are_not_joined_again(monkeypatch: pytest.MonkeyPatch) 
     assert dict(mesh.shape) == {"batch": jax.device_count()}
 
 
+def is_free(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) != 0
+
+
+def tasks_of_a_job() -> list[dict[str, str]]:
+    """The variables of both tasks of a SLURM job. JAX takes the port 61440 + JOB_ID."""
+    number = next(each for each in range(os.getpid() % 2048, 4096) if is_free(61440 + each))
+    job = {"JOB_ID": str(number), "STEP_NODELIST": "127.0.0.1", "NTASKS": "2"}
+    tasks = [job | {"PROCID": str(task), "LOCALID": str(task)} for task in (0, 1)]
+    return [{f"SLURM_{name}": value for name, value in task.items()} for task in tasks]
+
+
+@pytest.mark.slow
+def test_processes_of_a_slurm_job_find_each_other(
+    tiny: list[str], compiled: Path, tmp_path: Path
+) -> None:
+    """The first one needs longer for the results than a silent process may."""
+    arguments = [*tiny, *SETTINGS.split(), "--distributed", "--mesh", "batch=4"]
+    arguments += ["--run-dir", str(tmp_path / "run")]
+    outputs = [tmp_path / "0", tmp_path / "1"]
+    started = [
+        processes.start(train_slowly, arguments, compiled, output, task)
+        for output, task in zip(outputs, tasks_of_a_job(), strict=True)
+    ]
+    for process in started:
+        process.join(300)
+    assert [process.exitcode for process in started] == [0, 0]
+    assert ["test error" in output.read_text() for output in outputs] == [True, False]
+    assert read_summary(tmp_path / "run")["test_loss"] > 0
+
+
+def test_number_of_processes_of_a_job_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in sharding.PROCESS_COUNTS:
+        monkeypatch.delenv(name, raising=False)
+    assert sharding._num_processes(Run()) == 1
+    assert sharding._num_processes(Run(num_processes=3)) == 3
+    assert sharding._num_processes(Run(distributed=True)) == 1
+    for name in sharding.PROCESS_COUNTS:
+        with monkeypatch.context() as job:
+            job.setenv(name, "4")
+            assert sharding._num_processes(Run(distributed=True)) == 4
+            assert sharding._num_processes(Run()) == 1  # not a part of the job
+
+
+def train_in_job(
+    arguments: list[str], compiled: Path, output: Path, variables: dict[str, str]
+) -> NoReturn:
+    os.environ.update(variables)
+    train_quietly(arguments, compiled, output)
+
+
+def test_process_without_a_job_is_an_error(compiled: Path, tmp_path: Path) -> None:
+    # What `sbatch` sets without `srun`.
+    job = {"JOB_ID": "7", "NTASKS": "2", "PROCID": "0", "LOCALID": "0"}
+    variables = {f"SLURM_{name}": value for name, value in job.items()}
+    arguments = ["demo", "--distributed", "--run-dir", str(tmp_path / "run")]
+    output = tmp_path / "output"
+    process = processes.start(train_in_job, arguments, compiled, output, variables)
+    process.join(300)
+    assert process.exitcode == 2
+    (line,) = output.read_text().splitlines()
+    assert line.startswith("error: --distributed must be used in a process that SLURM's srun, ")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_signal_to_one_process_stops_all(tiny: list[str], compiled: Path, tmp_path: Path) -> None:
     arguments = [*tiny, *SETTINGS.split(), "--epochs", "1000000", "--run-dir", str(tmp_path / "0")]
@@ -167,6 +254,14 @@ TWO_PROCESSES = "--coordinator localhost:1 --num-processes 2 --process-id"
         ("--mesh batch=3", "--mesh must be batch=N with N a divisor of --batch-size, 64; got"),
         ("--coordinator localhost:1", "--coordinator must be given together with"),
         ("--process-id 0", "--process-id must be given together with"),
+        ("--num-processes 2 --process-id 0", "--num-processes must be given together with"),
+        (
+            "--coordinator localhost:1 --num-processes 2",
+            "--coordinator must be given together with",
+        ),
+        ("--distributed --coordinator localhost:1", "--coordinator must be left out with --distri"),
+        ("--distributed --num-processes 2", "--num-processes must be left out with --distributed"),
+        ("--distributed --process-id 0", "--process-id must be left out with --distributed"),
         (f"{TWO_PROCESSES} 2", "--process-id must be in 0 .. 1; got 2"),
         (f"{TWO_PROCESSES} 0 --mesh batch=1", "--mesh must be devices in equal parts"),
         (

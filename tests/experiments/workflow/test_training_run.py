@@ -1,20 +1,26 @@
-"""A run evaluates the test set once, and stops at the first non-finite number."""
+"""A run evaluates the test set once, and says if it has failed. Figures never cost a run."""
 
 import math
+import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
+from experiments.analysis import run_figures
 from experiments.training import optimizers
 from experiments.training.experiment import Experiment
 from experiments.training.single import SingleTrainer
 from experiments.workflow import training_run
 from stn_jax.training import Params
-from tests.experiments.conftest import read_records
+from tests.experiments.conftest import ROOT, assert_same_result, read_records, read_summary
+from tests.experiments.processes import process_environment
 
 
 @pytest.fixture
@@ -58,6 +64,130 @@ def test_test_set_is_evaluated_once(
     assert run(*tiny, "--run-dir", tmp_path / "run", "--no-figures") == 0
     assert evaluated == [4, 4, 4, 25]
     assert not (tmp_path / "run" / "figures").exists()
+
+
+# --- Figures --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [ValueError("no\nfont"), MemoryError(), ImportError("no Agg")])
+def test_figures_that_cannot_be_drawn_do_not_cost_the_run(
+    error: Exception,
+    run: Callable[..., int],
+    tiny: list[str],
+    finished: pathlib.Path,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "run"
+
+    def fail(*_: Any, **__: Any) -> None:
+        assert (folder / "summary.json").exists()  # the records are complete
+        raise error
+
+    for name in ("draw_curves", "draw_images", "animate_frames", "draw_angles"):
+        monkeypatch.setattr(run_figures, name, fail)
+    assert run(*tiny, "--run-dir", folder) == 0
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("epoch")]
+    failed = "curves.png, images.png, animations of frames, angles.png"
+    assert line.startswith(
+        f"warning: {folder}/figures: not drawn: {failed} ({type(error).__name__}"
+    )
+    assert {path.name for path in (folder / "figures").iterdir()} == {
+        "confusions.png",
+        "frames.png",
+    }
+    assert_same_result(folder, finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+        {"MPLBACKEND": "no_such_backend"},
+        {"MATPLOTLIBRC": "rc", "PATH": "/usr/bin:/bin"},
+    ],
+    ids=["notebook", "nonsense", "usetex"],
+)
+def test_environment_of_matplotlib_does_not_matter(
+    variables: dict[str, str], tiny: list[str], tmp_path: pathlib.Path, compiled: pathlib.Path
+) -> None:
+    (tmp_path / "rc").mkdir()
+    (tmp_path / "rc" / "matplotlibrc").write_text("text.usetex: True\nfont.family: No Such Font\n")
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.train",
+        *tiny,
+        "--epochs",
+        "1",
+        "--run-dir",
+        "run",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | process_environment(compiled) | variables
+    options: Any = {"capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if not line.startswith("epoch")] == []
+    names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    assert {"curves.png", "confusions.png", "images.png", "frames.png", "frames.gif"} <= names
+
+
+# --- Failed runs ----------------------------------------------------------------------------------
+
+
+def warnings_of(error_output: str) -> list[str]:
+    return [line for line in error_output.splitlines() if line.startswith("warning: ")]
+
+
+LABELLED = ["--distortion", "none", "--validation-size", "20", "--batch-size", "5", "--no-figures"]
+
+
+def test_run_that_learned_nothing_says_so(
+    run: Callable[..., int],
+    tiny: list[str],
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All images are equal."""
+    path, folder, labels = tmp_path / "equal.npz", tmp_path / "run", np.arange(60) % 3
+    grey = np.full((60, 9, 9), 7, np.uint8)
+    np.savez(path, x_train=grey, y_train=labels, x_test=grey, y_test=labels)
+    command = [*tiny, "--data-file", path, *LABELLED, "--epochs", 1, "--run-dir", folder]
+    assert run(*command) == 0
+    (line,) = warnings_of(capsys.readouterr().err)
+    assert line.startswith(f"warning: {folder}: the run ended at the level of chance: ")
+    assert "; try --learning-rate 0.0005, --epochs 2 or --localisation-lr " in line
+
+
+def test_run_whose_frames_left_the_image_says_so(
+    run: Callable[..., int],
+    tiny: list[str],
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = ["--transform", "translation", "--localisation-lr", 50, "--epochs", 1]
+    folder = tmp_path / "run"
+    assert run(*tiny, *LABELLED, *settings, "--run-dir", folder) == 0
+    assert read_summary(folder)["outside"] > 0.9
+    line = warnings_of(capsys.readouterr().err)[0]
+    assert line.startswith(f"warning: {folder}: ")
+    assert (
+        "% of the transformer's samples are outside the image; try --localisation-lr 12.5 " in line
+    )
+
+
+def test_run_that_has_learned_warns_of_nothing(
+    run: Callable[..., int],
+    tiny: list[str],
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = ["--epochs", 40, "--learning-rate", 0.02, "--checkpoint-every", 40]
+    assert run(*tiny, *LABELLED, *settings, "--run-dir", tmp_path / "run") == 0
+    assert read_summary(tmp_path / "run")["validation_error"] < 40
+    assert warnings_of(capsys.readouterr().err) == []
 
 
 # --- Divergence -----------------------------------------------------------------------------------
