@@ -17,6 +17,7 @@ from experiments.datasets.image_files import (
     to_array,
 )
 from experiments.runs.records import JsonLines, RunError, write_atomically, writing
+from experiments.settings.compilation_cache import use_compilation_cache
 from experiments.settings.config import PROJECTION_MODELS
 from experiments.settings.errors import print_error, run_command
 
@@ -48,6 +49,8 @@ class Apply:
     ignored."""
     out: Annotated[pathlib.Path, tyro.conf.arg(metavar="DIR")]
     """Folder for the results; created if there is none. Existing files are not overwritten."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next command starts sooner."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,6 +72,7 @@ def apply(options: Apply) -> int:
     """
     files = _image_files(options.images)
 
+    use_compilation_cache(options.compilation_cache)
     from experiments.analysis import restore
     from experiments.analysis.loaded_model import LoadedModel
 

@@ -11,6 +11,7 @@ import tyro
 from experiments.paper.cells import Budget
 from experiments.paper.registry import TABLES, TableName
 from experiments.runs.records import RunError
+from experiments.settings.compilation_cache import use_compilation_cache
 from experiments.settings.config import OptionalStr
 from experiments.settings.errors import run_command
 from experiments.settings.machine import expand_user
@@ -38,6 +39,8 @@ class ReportOptions:
     """Folder with the data, for the figures. Default: the folder that each run used."""
     figures: bool = True
     """Draw the figures."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next command starts sooner."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,6 +60,7 @@ def _run(arguments: list[str]) -> None:
     if not runs.is_dir():
         print(f"{runs}: not found; writing recorded results only")
 
+    use_compilation_cache(options.compilation_cache)
     known, undrawn = _write_tables(wanted, options, runs, results)
     if not known:
         raise RunError(f"{runs}: holds no finished run of {', '.join(wanted)}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from experiments.runs.folder import choose_folder
 from experiments.settings import command_line
+from experiments.settings.compilation_cache import use_compilation_cache
 from experiments.settings.config import Config, Run
 from experiments.settings.errors import ConfigError, backend_failure, print_error, run_command
 from experiments.settings.validation import mesh_sizes
@@ -49,6 +50,7 @@ def _reporting_losses(run: Run) -> Iterator[None]:
 
 def run(config: Config, preset: str, command: str) -> None:
     """Trains in the configured run folder, or continues there, and prints the result."""
+    use_compilation_cache(config.run.compilation_cache)
     from experiments.runs.trackers import check_tracker  # imports NumPy
     from experiments.workflow import training_run  # imports JAX; --help must stay fast
 

@@ -29,6 +29,8 @@ jax.config.update("jax_num_cpu_devices", 2)
 # next; a change of a program, of a flag or of JAX is another entry.
 COMPILED = pathlib.Path(__file__).parent.parent / ".jax_cache"
 jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+# Commands in other processes must not write into the user's cache folder.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

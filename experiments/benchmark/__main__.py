@@ -1,25 +1,27 @@
 """Times this project against others: `python -m experiments.benchmark [flags]`."""
 
-import dataclasses
+import math
 import pathlib
 import sys
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.progress import track
 
 from experiments.benchmark import printing
+from experiments.benchmark.chart import draw_chart
 from experiments.benchmark.environment import describe_environment
 from experiments.benchmark.options import BenchmarkSettings, Part, parse
 from experiments.benchmark.parts import make_cases
 from experiments.benchmark.peers import OURS, PEERS, PeerProcess, start
-from experiments.benchmark.race import Case, Fault, RaceResult, run_race
-from experiments.benchmark.summaries import summarise
-from experiments.runs.records import write_json
+from experiments.benchmark.race import Case, RaceResult, run_race
+from experiments.benchmark.record import Record
+from experiments.benchmark.sampler_table import SamplerTable
 from experiments.settings.errors import ConfigError, run_command
 
 PROGRAM = "python -m experiments.benchmark"
+Race = Callable[[Case], list[RaceResult]]  # no results: the case was not run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,56 +43,65 @@ def _run(settings: BenchmarkSettings) -> int:
         console = printing.make_console()
         environment = describe_environment(workers, settings.device)
         printing.print_environment(console, environment, missing)
-        parts: dict[Part, dict[str, Any]] = {}
-        faults: list[Fault] = []
+        record = Record(settings, environment, missing)
+        race = _make_race(workers, settings, record)
         for part, cases in make_cases(settings, workers[OURS]).items():
-            results, found = _run_part(part, cases, workers, settings)
-            printing.print_results(console, part, results)
-            printing.print_faults(console, found)
-            summary = summarise(part, results, settings.smoke)
-            printing.print_summary(console, part, summary, settings.device == "gpu")
-            parts[part] = {"rows": [result._asdict() for result in results], "summary": summary}
-            faults += found
+            if part == "sampler":
+                left = _run_sampler(console, cases, race, list(workers), settings, record)
+            else:
+                left = _run_part(console, part, cases, race)
+            faults = [fault for fault in record.faults if fault.part == part]
+            printing.print_faults(console, faults)
+            printing.print_summary(console, part, record.summarise(part))
+            if left:
+                console.print(f"{part}: the time is over; {left} of {len(cases)} cases are left")
     finally:
         for worker in workers.values():
             worker.close()
-    if settings.out is not None:
-        _write_record(settings, environment, missing, faults, parts)
-    return int(any(fault.kind == "mismatch" for fault in faults))
+    return int(any(fault.kind == "mismatch" for fault in record.faults))
 
 
-def _run_part(
-    part: Part,
+def _make_race(
+    workers: Mapping[str, PeerProcess], settings: BenchmarkSettings, record: Record
+) -> Race:
+    """Returns a function that races a case, unless it is recorded or the time is over."""
+    end = math.inf if settings.minutes is None else time.monotonic() + 60 * settings.minutes
+
+    def race(case: Case) -> list[RaceResult]:
+        if not record.find(case) and time.monotonic() < end:
+            record.add(*run_race(case, workers, settings))
+        return record.find(case)
+
+    return race
+
+
+def _run_sampler(
+    console: Console,
     cases: list[Case],
-    workers: Mapping[str, PeerProcess],
+    race: Race,
+    peers: list[str],
     settings: BenchmarkSettings,
-) -> tuple[list[RaceResult], list[Fault]]:
-    """Runs the cases of a part behind a progress bar."""
-    results: list[RaceResult] = []
-    faults: list[Fault] = []
-    for case in track(cases, part, console=Console(stderr=True), transient=True):
-        more_results, more_faults = run_race(case, workers, settings)
-        results += more_results
-        faults += more_faults
-    return results, faults
+    record: Record,
+) -> int:
+    """Prints each case when it is finished; returns the number of cases that are left."""
+    table = SamplerTable(peers)
+    table.print_header(console)
+    for case in cases:
+        if results := race(case):
+            table.add(console, case, results)
+    if settings.out is not None and table.rows:
+        out = pathlib.Path(settings.out)
+        table.write(out.with_suffix(".md"))
+        draw_chart(out.with_suffix(".png"), record.of_part("sampler"))
+    return len(cases) - len(table.rows)
 
 
-def _write_record(
-    settings: BenchmarkSettings,
-    environment: Mapping[str, Any],
-    missing: Mapping[str, str],
-    faults: list[Fault],
-    parts: Mapping[Part, dict[str, Any]],
-) -> None:
-    assert settings.out is not None
-    record = {
-        **environment,
-        "settings": dataclasses.asdict(settings),
-        "left_out": missing,
-        "faults": [fault._asdict() for fault in faults],
-        "parts": parts,
-    }
-    write_json(pathlib.Path(settings.out), record)
+def _run_part(console: Console, part: Part, cases: list[Case], race: Race) -> int:
+    """Runs cases behind a progress bar, and prints their table; returns how many are left."""
+    bar = track(cases, part, console=Console(stderr=True), transient=True)
+    found = [race(case) for case in bar]
+    printing.print_results(console, part, [result for each in found for result in each])
+    return found.count([])
 
 
 def _peers(settings: BenchmarkSettings) -> list[str]:

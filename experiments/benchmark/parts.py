@@ -9,23 +9,27 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmark.options import PARTS, BenchmarkSettings, Part
-from experiments.benchmark.peers import OURS, PEERS, REFERENCE, PeerProcess
-from experiments.benchmark.race import Case, Entrant
+from experiments.benchmark.peers import COMPILED, OURS, PEERS, REFERENCE, PeerProcess
+from experiments.benchmark.race import COPY, Case, Entrant
+from experiments.benchmark.warps import (
+    GROUPS,
+    SMOKE_GROUPS,
+    WarpSpec,
+    label,
+    moved_bytes,
+    spec_of,
+    sweep_warps,
+    warp_arrays,
+)
 from experiments.benchmark.workloads import (
     COMPONENTS,
     IMAGE_SIZE,
-    QUANTITIES,
     SMOKE_STEPS,
-    SMOKE_WARPS,
     STEPS,
-    WARPS,
     Arrays,
     Job,
     StepSpec,
-    WarpSpec,
     step_arrays,
-    sweep_warps,
-    warp_arrays,
 )
 from experiments.settings.errors import ConfigError
 
@@ -33,8 +37,8 @@ LEARNING_RATE = 1e-3
 SCAN_STEPS = 20
 MEMBERS = 8
 ALONE = "grid and sampler alone"
-COPY = "copy"  # a copy in GPU memory, the scale for the traffic of other cases
-COPY_BYTES = 1 << 30  # far more than a GPU's cache holds
+# The warps that `torch.compile` runs unless it is asked for: it takes seconds for each.
+COMPILED_WARPS = ("svhn", "photo")
 # Forms of a population: one program per member, or one program for all.
 SEQUENTIAL, VMAPPED, LOOPED = "one after another", "vmap", "loop on each device"
 
@@ -59,36 +63,55 @@ def make_cases(settings: BenchmarkSettings, ours: PeerProcess) -> dict[Part, lis
     cases = {part: list(makers[part]()) for part in selected}
     if settings.cases is None:
         return cases
-    names = dict.fromkeys(case.name for listed in cases.values() for case in listed)
-    for name in settings.cases:
-        if name not in names:
-            raise ConfigError(f"--cases must be among {', '.join(names)}; got {name}")
+    names = dict.fromkeys(case_label(case) for listed in cases.values() for case in listed)
+    for text in settings.cases:
+        if not any(text in name for name in names):
+            raise ConfigError(f"--cases must be parts of the names {'; '.join(names)}; got {text}")
     return {
-        part: [case for case in listed if case.name in (*settings.cases, COPY)]
+        part: [case for case in listed if any(each in case_label(case) for each in settings.cases)]
         for part, listed in cases.items()
     }
+
+
+def case_label(case: Case) -> str:
+    """Returns the name of a case with its quantity."""
+    if case.job["kind"] != "sampler":
+        return f"{case.name}, {case.quantity}"
+    return f"{case.name}, {label(spec_of(case.job), case.quantity)}"
 
 
 # The sampler.
 
 
 def _warp_case(name: str, warp: WarpSpec, quantity: str, entrants: Sequence[Entrant]) -> Case:
-    job = {"kind": "sampler", "warp": list(warp), "quantity": quantity}
+    job = {"kind": "sampler", "warp": warp._asdict(), "quantity": quantity}
     return Case("sampler", name, quantity, job, partial(warp_arrays, warp), entrants)
 
 
 def _sampler(settings: BenchmarkSettings) -> Iterator[Case]:
-    entrants = [Entrant(name) for name, peer in PEERS.items() if "sampler" in peer.parts]
-    for name, warp in (SMOKE_WARPS if settings.smoke else WARPS).items():
-        for quantity in QUANTITIES:
-            yield _warp_case(name, warp, quantity, entrants)
+    for group in (SMOKE_GROUPS if settings.smoke else GROUPS).values():
+        for name, warp in group.items():
+            for quantity in warp.quantities:
+                entrants = list(_warp_entrants(settings, name, warp, quantity))
+                yield _warp_case(name, warp, quantity, entrants)
     if settings.sweep:
         for name, warp in sweep_warps(settings.smoke).items():
-            for quantity in QUANTITIES:
+            for quantity in warp.quantities:
                 yield _warp_case(name, warp, quantity, [Entrant(OURS), Entrant(REFERENCE)])
-    if settings.device == "gpu":
-        job = {"kind": "copy", "bytes": COPY_BYTES}
-        yield Case("sampler", COPY, COPY, job, dict, [Entrant(OURS)])
+
+
+def _warp_entrants(
+    settings: BenchmarkSettings, name: str, warp: WarpSpec, quantity: str
+) -> Iterator[Entrant]:
+    """Yields the implementations that have a quantity of a warp, and a copy of its data."""
+    for peer, about in PEERS.items():
+        few = peer == COMPILED and COMPILED not in (settings.peers or ())
+        if "sampler" not in about.parts or (few and name not in COMPILED_WARPS):
+            continue
+        if about.supports is None or about.supports(warp, quantity):
+            yield Entrant(peer)
+    copied = {"kind": "copy", "bytes": moved_bytes(warp, quantity)}
+    yield Entrant(OURS, COPY, copied)
 
 
 # Training steps.
@@ -141,7 +164,8 @@ def _overhead(settings: BenchmarkSettings, ours: PeerProcess) -> Iterator[Case]:
     entrants = [Entrant(OURS, "scanned", scanned), Entrant("torch"), Entrant("torch.compile")]
     for network in COMPONENTS:
         yield _step_case("overhead", network, StepSpec(network, batch), ours, entrants)
-    warp = WarpSpec(batch, IMAGE_SIZE, 1, IMAGE_SIZE)
+    shape = (IMAGE_SIZE, IMAGE_SIZE)
+    warp = WarpSpec(batch, shape, 1, shape)
     alone = [Entrant(OURS), *entrants[1:]]
     yield _warp_case(ALONE, warp, "both_passes", alone)._replace(part="overhead")
 

@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.benchmark.options import PARTS, Part
+from experiments.benchmark.warps import MATRICES, WarpSpec
 from experiments.benchmark.workloads import Device
 from experiments.settings.errors import UserError
 
@@ -32,23 +33,58 @@ class Peer(NamedTuple):
         backend: `MODULE:FUNCTION`, which returns the backend.
         needs: modules that must be installed.
         parts: the parts of the benchmark that time it.
+        supports: whether it has a quantity of a warp; None: it has all.
+        tolerance: largest allowed `distance` of its forward values.
     """
 
     backend: str
     needs: tuple[str, ...]
     parts: tuple[Part, ...]
+    supports: Callable[[WarpSpec, str], bool] | None = None
+    tolerance: float = 1e-4  # rounding of positions, times the derivative of noise
+
+
+def _torch(spec: WarpSpec, quantity: str) -> bool:
+    del quantity
+    return spec.transform == "grid" or spec.transform in MATRICES
+
+
+def _kornia(spec: WarpSpec, quantity: str) -> bool:
+    plane = spec.ndim == 2 and spec.transform in MATRICES
+    return _torch(spec, quantity) and plane and spec.dtype == "float32"
+
+
+def _map_coordinates(spec: WarpSpec, quantity: str) -> bool:
+    return _torch(spec, quantity) and spec.mode != "bicubic" and spec.dtype == "float32"
+
+
+def _dm_pix(spec: WarpSpec, quantity: str) -> bool:
+    supported = spec.mode == "bilinear" and spec.padding_mode != "reflection"
+    return _map_coordinates(spec, quantity) and supported
+
+
+def _opencv(spec: WarpSpec, quantity: str) -> bool:
+    forward = quantity == "forward" and spec.ndim == 2 and spec.channels <= 4
+    return _torch(spec, quantity) and forward and spec.dtype == "float32"
 
 
 OURS = "stn_jax"
+COMPILED = "torch.compile"
 REFERENCE = "torch"  # if it is installed, times are given relative to it
-_JAX, _TORCH = "experiments.benchmark.jax_backend", "experiments.benchmark.torch_backend"
+_TORCH, _JAX_PEERS = "experiments.benchmark.torch_backend", "experiments.benchmark.jax_peers"
 PEERS: dict[str, Peer] = {
-    OURS: Peer(f"{_JAX}:ours", ("jax", "flax", "optax"), PARTS),
-    "torch": Peer(f"{_TORCH}:eager", ("torch",), PARTS),
-    "torch.compile": Peer(f"{_TORCH}:compiled", ("torch",), PARTS),
-    "kornia": Peer(f"{_TORCH}:kornia", ("torch", "kornia"), ("sampler",)),
-    "map_coordinates": Peer(f"{_JAX}:map_coordinates", ("jax",), ("sampler",)),
-    "dm_pix": Peer(f"{_JAX}:dm_pix", ("jax", "dm_pix"), ("sampler",)),
+    OURS: Peer("experiments.benchmark.jax_backend:ours", ("jax", "flax", "optax"), PARTS),
+    REFERENCE: Peer(f"{_TORCH}:eager", ("torch",), PARTS, _torch),
+    COMPILED: Peer(f"{_TORCH}:compiled", ("torch",), PARTS, _torch),
+    "kornia": Peer(f"{_TORCH}:kornia", ("torch", "kornia"), ("sampler",), _kornia),
+    # Its fractions of a pixel have five bits.
+    "opencv": Peer(
+        "experiments.benchmark.opencv_backend:opencv", ("cv2",), ("sampler",), _opencv, 0.05
+    ),
+    "map_coordinates": Peer(
+        f"{_JAX_PEERS}:map_coordinates", ("jax",), ("sampler",), _map_coordinates
+    ),
+    "dm_pix": Peer(f"{_JAX_PEERS}:dm_pix", ("jax", "dm_pix"), ("sampler",), _dm_pix),
 }
 
 
@@ -72,13 +108,14 @@ def missing_modules(python: str, needs: tuple[str, ...]) -> str:
     return found.stdout.strip("[]\n").replace("'", "")
 
 
-def interpreter(peer: Peer, peer_python: str | None) -> tuple[str | None, str]:
-    """Returns the interpreter that can run a peer, or None and the reason."""
+def interpreter(peer: Peer, peer_python: Sequence[str]) -> tuple[str | None, str]:
+    """Returns the first interpreter that can run a peer, or None and the reason."""
     lacking = missing_modules(sys.executable, peer.needs)
     if not lacking:
         return sys.executable, ""
-    if peer_python is not None and not missing_modules(peer_python, peer.needs):
-        return peer_python, ""
+    for python in peer_python:
+        if not missing_modules(python, peer.needs):
+            return python, ""
     return None, f"{lacking} not installed"
 
 
@@ -154,14 +191,17 @@ class PeerProcess:
 
 
 def _environment(device: Device) -> Mapping[str, str]:
-    """Returns environment variables that put JAX on the device without preallocating memory."""
+    """Returns environment variables that put JAX on the device without preallocating memory.
+
+    Nothing is loaded from the compilation cache, because compilation is timed.
+    """
     platform = "cpu" if device == "cpu" else "cuda,cpu"
-    memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    return os.environ | {"JAX_PLATFORMS": platform} | memory
+    options = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    return os.environ | {"JAX_PLATFORMS": platform} | options
 
 
 def start(
-    names: list[str], peer_python: str | None, device: Device
+    names: list[str], peer_python: Sequence[str], device: Device
 ) -> tuple[dict[str, PeerProcess], dict[str, str]]:
     """Starts the implementations that are installed.
 
@@ -171,8 +211,9 @@ def start(
     Raises:
         BenchmarkError: this project's implementation does not start.
     """
-    if peer_python is not None and shutil.which(peer_python) is None:
-        raise BenchmarkError(f"--peer-python must be an interpreter; got {peer_python}")
+    for python in peer_python:
+        if shutil.which(python) is None:
+            raise BenchmarkError(f"--peer-python must be an interpreter; got {python}")
     workers: dict[str, PeerProcess] = {}
     missing: dict[str, str] = {}
     for name in names:

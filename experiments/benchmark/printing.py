@@ -9,7 +9,8 @@ from rich.table import Table
 from experiments.benchmark.options import Part
 from experiments.benchmark.peers import OURS
 from experiments.benchmark.race import Fault, RaceResult
-from experiments.benchmark.workloads import COMPONENTS, QUANTITIES
+from experiments.benchmark.warps import QUANTITIES
+from experiments.benchmark.workloads import COMPONENTS
 
 WIDTH = 110  # in columns, if the output is not a terminal
 _TIMES = (
@@ -58,8 +59,8 @@ def print_results(console: Console, title: str, results: Sequence[RaceResult]) -
         table.add_row(
             *((result.case, quantity) if place != previous else ("", "")),
             result.entrant,
-            _milliseconds(result.minimum),
-            _milliseconds(result.median),
+            milliseconds(result.minimum),
+            milliseconds(result.median),
             f"{result.ratio:.2f}",
             f"{result.median_ratio:.2f}",
         )
@@ -74,16 +75,23 @@ def print_faults(console: Console, faults: Sequence[Fault]) -> None:
         console.print(f"{fault.kind}: {place}: {fault.text}")
 
 
-def print_summary(console: Console, part: Part, summary: Mapping[str, Any], gpu: bool) -> None:
+def print_summary(console: Console, part: Part, summary: Mapping[str, Any]) -> None:
     """Prints the summary of a part."""
-    for name, each in summary.get("ratios", {}).items():
-        console.print(
-            f"{name}: geometric mean of {each['ratios']} ratios {each['geometric_mean']:.3f}, "
-            f"largest {each['largest']:.2f}"
-        )
+    for group, ratios in summary.get("ratios", {}).items():
+        for name, each in ratios.items():
+            console.print(
+                f"{group}, {name}: geometric mean of {each['ratios']} ratios "
+                f"{each['geometric_mean']:.3f}, largest {each['largest']:.2f}, "
+                f"{each['above_one']} above 1"
+            )
     if part == "sampler":
-        _print_traffic(console, summary, gpu)
-        _print_growth(console, summary.get("growth", ()))
+        memory = summary["largest_memory_over_image_output_grid"]
+        if memory is not None:
+            console.print(
+                f"{OURS}: memory without the inputs, over that of image, output and grid: "
+                f"at most {memory:.1f}"
+            )
+        _print_growth(console, summary["growth"])
     elif part == "overhead":
         _print_overhead(console, summary["parts"])
     elif part == "population":
@@ -101,33 +109,9 @@ def _make_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     return table
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """Returns a time in milliseconds with three digits."""
     return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:.0f}"
-
-
-def _print_traffic(console: Console, summary: Mapping[str, Any], gpu: bool) -> None:
-    """Prints memory and, on a GPU, whose caches hold none of the arrays, bytes per second."""
-    if not summary["traffic"]:
-        return
-    table = _make_table(
-        f"{OURS}: temporary memory and outputs, relative to image + output + grid",
-        ("case", "quantity"),
-        ("MB", "ratio", *(("GB/s", "of a copy") if gpu else ())),
-    )
-    for row in summary["traffic"]:
-        rate = []
-        if gpu:
-            rate = [f"{row['bytes_per_second'] / 1e9:.0f}", f"{row['share_of_copy']:.0%}"]
-        table.add_row(
-            row["case"],
-            QUANTITIES[row["quantity"]],
-            f"{row['memory_bytes'] / 1e6:.2f}",
-            f"{row['memory_over_image_output_grid']:.2f}",
-            *rate,
-        )
-    console.print(table)
-    if gpu:
-        console.print(f"a device copy moves {summary['copy_bytes_per_second'] / 1e9:.0f} GB/s")
 
 
 def _print_growth(console: Console, growth: Sequence[Mapping[str, Any]]) -> None:
@@ -139,7 +123,7 @@ def _print_growth(console: Console, growth: Sequence[Mapping[str, Any]]) -> None
         ("exponent",),
     )
     for row in growth:
-        times = ", ".join(f"x{k} {_milliseconds(v)}" for k, v in row["seconds"].items())
+        times = ", ".join(f"x{k} {milliseconds(v)}" for k, v in row["seconds"].items())
         quantity, exponent = QUANTITIES[row["quantity"]], f"{row['exponent']:.2f}"
         table.add_row(row["axis"], quantity, row["entrant"], times, exponent)
     console.print(table)
@@ -157,7 +141,7 @@ def _print_overhead(console: Console, overhead: Mapping[str, Mapping[str, float]
         alone = each.get("grid_and_sampler_alone_share")
         table.add_row(
             name,
-            *(_milliseconds(each[time]) for time in _TIMES),
+            *(milliseconds(each[time]) for time in _TIMES),
             f"{each['st_cnn_over_cnn']:.2f}",
             f"{each['grid_and_sampler_share']:.1%}",
             "" if alone is None else f"{alone:.1%}",

@@ -1,51 +1,61 @@
 """Summaries of the results of each part of the benchmark."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from experiments.benchmark.options import Part
-from experiments.benchmark.parts import ALONE, COPY, COPY_BYTES, LOOPED, SEQUENTIAL, VMAPPED
+from experiments.benchmark.parts import ALONE, LOOPED, SEQUENTIAL, VMAPPED
 from experiments.benchmark.peers import OURS
-from experiments.benchmark.race import RaceResult
-from experiments.benchmark.workloads import (
-    COMPONENTS,
-    SMOKE_WARPS,
-    WARPS,
-    WarpSpec,
-    footprint,
-    moved_bytes,
-)
+from experiments.benchmark.race import COPY, RaceResult
+from experiments.benchmark.warps import GROUPS, SMOKE_GROUPS, WarpSpec, footprint
+from experiments.benchmark.workloads import COMPONENTS
+
+# The names of `sweep_warps`, as in `pixels x4`.
+SWEEP_NAME = re.compile(r"[a-z]+ x\d+")
 
 
 def summarise(part: Part, results: Sequence[RaceResult], smoke: bool = False) -> dict[str, Any]:
     """Returns the summary of the results of a part, for tables and the JSON file."""
     return {
-        "sampler": partial(_sampler_summary, warps=SMOKE_WARPS if smoke else WARPS),
-        "step": lambda results: {"ratios": _ratios(results)},
+        "sampler": partial(_sampler_summary, groups=SMOKE_GROUPS if smoke else GROUPS),
+        "step": lambda results: {"ratios": {"steps": _ratios(results)}},
         "overhead": lambda results: {"parts": _overhead_summary(results)},
         "population": _population_summary,
     }[part](results)
 
 
 def _sampler_summary(
-    results: Sequence[RaceResult], warps: Mapping[str, WarpSpec]
+    results: Sequence[RaceResult], groups: Mapping[str, Mapping[str, WarpSpec]]
 ) -> dict[str, Any]:
-    compared = [result for result in results if result.case in warps]
-    ours = [result for result in compared if result.peer == OURS]
-    copy = [2 * COPY_BYTES / result.minimum for result in results if result.case == COPY]
-    return {
-        "ratios": _ratios(compared),
-        "traffic": [_traffic(result, warps[result.case], copy) for result in ours],
-        "copy_bytes_per_second": copy[0] if copy else None,
-        "growth": _growth([result for result in results if " x" in result.case]),
+    raced = [result for result in results if result.form != COPY]
+    ratios = {
+        group: _ratios([result for result in raced if result.case in warps])
+        for group, warps in groups.items()
     }
+    warps = {name: warp for group in groups.values() for name, warp in group.items()}
+    memory = [
+        planned_memory(result) / footprint(warps[result.case])
+        for result in raced
+        if result.peer == OURS and result.case in warps
+    ]
+    return {
+        "ratios": {group: found for group, found in ratios.items() if found},
+        "largest_memory_over_image_output_grid": max(memory, default=None),
+        "growth": _growth([result for result in raced if SWEEP_NAME.fullmatch(result.case)]),
+    }
+
+
+def planned_memory(result: RaceResult) -> float:
+    """Returns the memory of a program without its inputs, in bytes, as the compiler planned it."""
+    return result.facts.get("temporary_bytes", 0) + result.facts.get("output_bytes", 0)
 
 
 def _ratios(results: Sequence[RaceResult]) -> dict[str, Any]:
     """Returns the mean and the largest ratio of each entrant to the reference."""
-    found: dict[str, Any] = {}
+    found: dict[str, list[float]] = {}
     for result in results:
         if result.entrant != result.reference:
             found.setdefault(result.entrant, []).append(result.ratio)
@@ -54,22 +64,9 @@ def _ratios(results: Sequence[RaceResult]) -> dict[str, Any]:
             "ratios": len(ratios),
             "geometric_mean": math.exp(sum(map(math.log, ratios)) / len(ratios)),
             "largest": max(ratios),
+            "above_one": sum(ratio > 1 for ratio in ratios),
         }
         for name, ratios in found.items()
-    }
-
-
-def _traffic(result: RaceResult, warp: WarpSpec, copy: Sequence[float]) -> dict[str, Any]:
-    """Returns the memory of a program without its inputs, and the bytes that it moves."""
-    memory = result.facts.get("temporary_bytes", 0) + result.facts.get("output_bytes", 0)
-    rate = moved_bytes(warp, result.quantity) / result.minimum
-    return {
-        "case": result.case,
-        "quantity": result.quantity,
-        "memory_bytes": memory,
-        "memory_over_image_output_grid": memory / footprint(warp),
-        "bytes_per_second": rate,
-        **({"share_of_copy": rate / copy[0]} if copy else {}),
     }
 
 

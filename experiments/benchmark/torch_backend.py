@@ -1,6 +1,5 @@
-"""The PyTorch backends: eager, compiled, and kornia's warp. Images are NCHW here."""
+"""The PyTorch backends: eager, compiled, and kornia's warp. Networks and their steps."""
 
-import importlib
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator
@@ -12,36 +11,35 @@ import torch.nn.functional as F  # noqa: N812  # pyrefly: ignore
 from torch import nn  # pyrefly: ignore
 
 from experiments.benchmark.peer_worker import Backend, Program
-from experiments.benchmark.workloads import CLASSES, Arrays, Device, Job, WarpSpec
+from experiments.benchmark.torch_warps import (
+    Compile,
+    build_sampler,
+    channels_first,
+    kornia_warp,
+    torch_warp,
+    wait_for,
+)
+from experiments.benchmark.workloads import CLASSES, Arrays, Device, Job
 from experiments.settings.machine import num_cores
-
-Compile = Callable[[Any], Any]
 
 
 def eager(device: Device) -> Backend:
     """Returns the backend of eager PyTorch."""
-    return _backend(device, _warp, lambda function: function)
+    return _backend(device, torch_warp, lambda function: function)
 
 
 def compiled(device: Device) -> Backend:
     """Returns the backend of `torch.compile`."""
-    return _backend(device, _warp, lambda function: torch.compile(function, dynamic=False))
+    return _backend(device, torch_warp, lambda function: torch.compile(function, dynamic=False))
 
 
 def kornia(device: Device) -> Backend:
-    """Returns the backend of kornia's `homography_warp`, which has its own grid generator."""
-    transform = importlib.import_module("kornia.geometry.transform")
-
-    def warp(image: Any, theta: Any, size: int) -> Any:
-        last = theta.new_tensor([0.0, 0.0, 1.0]).expand(len(theta), 1, 3)
-        matrix = torch.cat([theta, last], 1)
-        return transform.homography_warp(image, matrix, (size, size), align_corners=False)
-
-    return _backend(device, warp, lambda function: function, "kornia")
+    """Returns the backend of kornia's warp."""
+    return _backend(device, kornia_warp, lambda function: function, "kornia")
 
 
 def _backend(
-    device: Device, warp: Callable[..., Any], compile_function: Compile, *packages: str
+    device: Device, make_warp: Callable[..., Any], compile_function: Compile, *packages: str
 ) -> Backend:
     if device == "gpu" and not torch.cuda.is_available():
         raise RuntimeError(f"torch {torch.__version__} finds no GPU")
@@ -53,68 +51,16 @@ def _backend(
 
     def build(job: Job, arrays: Arrays) -> Program:
         if job["kind"] == "sampler":
-            return _sampler(warp, compile_function, place, job, arrays)
+            return build_sampler(make_warp, compile_function, place, job, arrays)
         return _steps(compile_function, place, job, arrays)
 
     about = {"versions": versions, "device": name, "threads": torch.get_num_threads()}
     return Backend(about, build, clear=torch._dynamo.reset)
 
 
-def _wait(place: Any) -> Callable[[Any], None]:
-    """Returns a function that waits for results to be computed. On a CPU it does nothing."""
-    return (lambda _: torch.cuda.synchronize()) if place.type == "cuda" else (lambda _: None)
-
-
 def _warp(image: Any, theta: Any, size: int) -> Any:
     grid = F.affine_grid(theta, [*image.shape[:2], size, size], align_corners=False)
     return F.grid_sample(image, grid, align_corners=False)
-
-
-def _channels_first(array: np.ndarray, place: Any) -> Any:
-    """Returns a batch of images in the layout of PyTorch."""
-    return torch.from_numpy(array.transpose(0, 3, 1, 2).copy()).to(place)
-
-
-def _sampler(
-    warp: Callable[..., Any], compile_function: Compile, place: Any, job: Job, arrays: Arrays
-) -> Program:
-    """Builds the program that computes one quantity of a warp."""
-    size, quantity = WarpSpec(*job["warp"]).output_size, job["quantity"]
-    image, cotangent = (_channels_first(arrays[name], place) for name in ("image", "cotangent"))
-    theta = torch.from_numpy(arrays["theta"]).to(place).view(-1, 2, 3)
-    image.requires_grad_(quantity == "image_and_theta")
-    theta.requires_grad_(quantity != "forward")
-    warp_to_size = compile_function(lambda image, theta: warp(image, theta, size))
-    loss = compile_function(lambda image, theta: (warp(image, theta, size) * cotangent).sum())
-
-    def forward() -> dict[str, Any]:
-        with torch.no_grad():
-            return {"output": warp_to_size(image, theta)}
-
-    def gradient(*names: str) -> dict[str, Any]:
-        inputs = [{"image": image, "theta": theta}[name] for name in names]
-        return dict(zip(names, torch.autograd.grad(loss(image, theta), inputs), strict=True))
-
-    def both_passes() -> dict[str, Any]:
-        output = warp_to_size(image, theta)
-        return {"output": output, "theta": torch.autograd.grad(output, theta, cotangent)[0]}
-
-    run = {
-        "forward": forward,
-        "theta": lambda: gradient("theta"),
-        "image_and_theta": lambda: gradient("image", "theta"),
-        "both_passes": both_passes,
-    }[quantity]
-    return Program(lambda: _channels_last(run()), run, _wait(place))
-
-
-def _channels_last(tensors: dict[str, Any]) -> Arrays:
-    """Converts images to this project's layout, and thetas to `[b, 6]`."""
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-    return {
-        name: array.reshape(-1, 6) if name == "theta" else array.transpose(0, 2, 3, 1)
-        for name, array in arrays.items()
-    }
 
 
 class TorchTransformer(nn.Module):
@@ -275,7 +221,7 @@ class _Trainer:
         self._model.to(place)
         self._forward = compile_function(self._model)
         self._optimizer = torch.optim.SGD(self._model.parameters(), job["learning_rate"])
-        self._images = _channels_first(arrays["images"], place)
+        self._images = channels_first(arrays["images"], place)
         self._labels = torch.from_numpy(arrays["labels"]).long().to(place)
 
     def step(self) -> Any:
@@ -322,4 +268,4 @@ def _steps(compile_function: Compile, place: Any, job: Job, arrays: Arrays) -> P
             return found[0]
         return {name: np.stack([each[name] for each in found]) for name in found[0]}
 
-    return Program(values, lambda: [trainer.step() for trainer in trainers], _wait(place))
+    return Program(values, lambda: [trainer.step() for trainer in trainers], wait_for(place))

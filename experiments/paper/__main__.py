@@ -17,6 +17,7 @@ from experiments.paper import runner
 from experiments.paper.cells import Budget
 from experiments.paper.registry import TableName, select_cells
 from experiments.runs.records import RunError
+from experiments.settings.compilation_cache import use_compilation_cache
 from experiments.settings.config import OptionalInt, OptionalStr
 from experiments.settings.errors import ConfigError, run_command
 from experiments.settings.machine import expand_user
@@ -62,6 +63,8 @@ class PaperOptions:
     diagnostics: bool = False
     """Measure how frames and predictions respond to known transformations, as experiments.train
     does with the same flag."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next command starts sooner."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -80,6 +83,7 @@ def _run(arguments: list[str]) -> None:
     selected = select_cells(options.table, options.budget, options.cells)
 
     folder = expand_user(options.run_dir) / options.budget
+    use_compilation_cache(options.compilation_cache)
     at_once = options.at_once or _default_at_once(seeds)
     wanted = list(runner.runs(selected, folder, seeds, at_once))
     with _compilation_options(fast=options.budget == "quick"):

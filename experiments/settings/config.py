@@ -264,6 +264,9 @@ class Run:
     """Train with all processes of a job of SLURM (srun), of Open MPI
     (mpirun) or of a TPU pod. Each finds the others itself, and needs no
     other flag, such as --coordinator."""
+    compilation_cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that the next
+    command with the same settings starts sooner."""
     tracker: Literal["none", "wandb", "mlflow"] = "none"
     """Also send the records to Weights & Biases or MLflow. Needs the extra
     of the same name. An error of the tracker does not end the run."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from experiments.runs import signals
 from experiments.runs.signals import Stopped
 from experiments.settings.command_line import Parsed
+from experiments.settings.compilation_cache import use_compilation_cache
 from experiments.settings.config import Config, Run
 from experiments.settings.errors import print_error, run_command
 from experiments.sweep.options import SweepConfig, parse_report, parse_sweep
@@ -28,6 +29,7 @@ def population_trainer(run: Run) -> "Train":
     def mesh() -> "Mesh | None":
         from experiments.training import sharding
 
+        use_compilation_cache(run.compilation_cache)
         return sharding.start_members(run)
 
     def train(

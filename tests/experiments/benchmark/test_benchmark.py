@@ -1,5 +1,6 @@
 """The benchmark: it runs, compares values before timing, and lists what it leaves out."""
 
+import io
 import json
 import pathlib
 import subprocess
@@ -8,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from experiments.benchmark import parts, peer_worker, peers, race, workloads
-from experiments.benchmark.__main__ import main
+import stn_jax
+from experiments.benchmark import opencv_backend, parts, peer_worker, peers, race, warps
+from experiments.benchmark.__main__ import _make_race, main
 from experiments.benchmark.options import BenchmarkSettings
 from experiments.benchmark.peers import OURS, BenchmarkError, Peer, PeerProcess
+from experiments.benchmark.record import Record
+from experiments.benchmark.sampler_table import SamplerTable
 from experiments.benchmark.summaries import summarise
 from experiments.settings.errors import ConfigError
 from experiments.settings.machine import num_cores
@@ -53,17 +58,43 @@ def test_sampler_is_compared_with_a_peer(
     assert record["versions"][OURS]["jaxlib"]
     assert record["threads"][OURS] == num_cores()
     found = record["parts"]["sampler"]
+    entrants = (OURS, "map_coordinates", f"{OURS} (copy)")
     assert {(row["quantity"], row["entrant"]) for row in found["rows"]} == {
-        (quantity, name) for quantity in workloads.QUANTITIES for name in (OURS, "map_coordinates")
+        (quantity, name) for quantity in warps.QUANTITIES for name in entrants
     }
     for row in found["rows"]:
         assert 0 < row["minimum"] <= row["median"]
         assert row["reference"] == "map_coordinates"
         assert row["distance"] <= race.TOLERANCE
         assert (row["ratio"] == 1) == (row["entrant"] == "map_coordinates")
-    assert found["summary"]["ratios"][OURS]["ratios"] == 3
-    memory = {each["quantity"]: each["memory_bytes"] for each in found["summary"]["traffic"]}
-    assert memory["image_and_theta"] > memory["forward"] > 0
+    assert found["summary"]["ratios"]["affine"][OURS]["ratios"] == 3
+    ours = {row["quantity"]: row["facts"] for row in found["rows"] if row["entrant"] == OURS}
+    assert ours["image_and_theta"]["temporary_bytes"] > ours["forward"]["temporary_bytes"]
+    assert ours["forward"]["trace_seconds"] > 0
+    assert ours["forward"]["compile_seconds"] > 0
+    for quantity in ("forward", "gradient to theta", "gradient to image and theta"):
+        assert f"\nmnist, {quantity}  " in printed
+        assert f"\n| mnist, {quantity} | " in out.with_suffix(".md").read_text()
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_torch")
+def test_every_warp_has_the_values_of_a_peer(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.json"
+    assert run("--part", "sampler", "--peers", "map_coordinates", "--out", out) == 0
+    assert "mismatch" not in capsys.readouterr().out
+    rows = json.loads(out.read_text())["parts"]["sampler"]["rows"]
+    compared = {row["case"] for row in rows if row["entrant"] == "map_coordinates"}
+    in_float32 = {
+        name
+        for group in warps.SMOKE_GROUPS.values()
+        for name, warp in group.items()
+        if warp.dtype == "float32"
+    }
+    assert compared == in_float32
 
 
 @pytest.mark.slow
@@ -81,7 +112,10 @@ def test_steps_run_without_peers(tmp_path: pathlib.Path) -> None:
         ("--repeats 0", "--repeats must be positive; got 0"),
         ("--seconds nan", "--seconds must be positive; got nan"),
         ("--out nowhere/out.json", "--out must be a file in an existing folder; got nowhere"),
+        ("--out out.txt", "--out must end with .json; got out.txt"),
         ("--peers numpy", "--peers must be among torch, "),
+        ("--minutes 0", "--minutes must be positive; got 0"),
+        ("--resume", "--resume must be given with --out, the file to continue"),
     ],
 )
 def test_invalid_flag_is_named(
@@ -100,7 +134,9 @@ def test_missing_interpreter_is_named(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_unknown_case_is_named() -> None:
-    with pytest.raises(ConfigError, match="--cases must be among mnist, clutter; got cifar"):
+    with pytest.raises(
+        ConfigError, match=r"--cases must be parts of the names mnist, forward; .*; got cifar"
+    ):
         parts.make_cases(
             BenchmarkSettings(part="sampler", cases=("cifar",), smoke=True), FakeProcess({})
         )
@@ -114,17 +150,78 @@ def test_backend_that_does_not_start_is_named(
     assert "error: stn_jax: ModuleNotFoundError: No module named 'no'" in capsys.readouterr().err
 
 
-def test_torch_worker_needs_only_torch_and_numpy() -> None:
-    code = """
+IMPORT_PEERS = """
 import sys
 from unittest.mock import MagicMock
 torch = MagicMock()
 torch.nn.Module = object
 sys.modules |= {"torch": torch, "torch.nn": torch.nn, "torch.nn.functional": MagicMock()}
 import experiments.benchmark.peer_worker, experiments.benchmark.torch_backend
+import experiments.benchmark.opencv_backend
 assert not {"jax", "flax", "optax", "tyro", "rich", "stn_jax"} & set(sys.modules)
+import experiments.benchmark.jax_peers
+assert not {"flax", "optax", "tyro", "rich", "stn_jax"} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=peers.ROOT)
+
+
+def test_workers_of_peers_need_only_their_library_and_numpy() -> None:
+    subprocess.run([sys.executable, "-c", IMPORT_PEERS], check=True, cwd=peers.ROOT)
+
+
+# Cases.
+
+
+def sampler_cases(**settings: Any) -> list[race.Case]:
+    chosen = BenchmarkSettings(part="sampler", **settings)
+    return parts.make_cases(chosen, FakeProcess({}))["sampler"]
+
+
+def test_given_grids_have_every_mode_padding_and_rank() -> None:
+    assert sum(case.name in warps.GROUPS["given grids"] for case in sampler_cases()) == 43
+    grids = warps.GROUPS["given grids"].values()
+    assert {(warp.mode, warp.padding_mode) for warp in grids if warp.ndim == 2} == {
+        (mode, padding)
+        for mode in ("nearest", "bilinear", "bicubic")
+        for padding in ("zeros", "border", "reflection")
+    }
+
+
+def test_cases_are_selected_by_a_part_of_their_name() -> None:
+    labels = [parts.case_label(case) for case in sampler_cases(cases=("bicubic, border",))]
+    assert labels == [
+        f"32 x 64^2 x 3, bicubic, border, {quantity}"
+        for quantity in ("forward", "gradient to grid", "gradient to image and grid")
+    ]
+
+
+def test_torch_compile_runs_few_warps_unless_it_is_chosen() -> None:
+    def count(**settings: Any) -> int:
+        return sum(
+            entrant.peer == peers.COMPILED
+            for case in sampler_cases(**settings)
+            for entrant in case.entrants
+        )
+
+    assert 0 < count() <= 6 < count(peers=(peers.COMPILED,))
+
+
+@pytest.mark.parametrize("name", warps.MATRICES)
+def test_peers_get_the_matrices_of_this_project(name: warps.Transformation) -> None:
+    ndim = 3 if name == "affine_3d" else 2
+    spec = warps.WarpSpec(2, (5,) * ndim, 1, (5,) * ndim, name)
+    theta = warps.warp_arrays(spec)["theta"]
+    family = getattr(stn_jax.transforms, name)
+    expected = np.stack([family.matrix(each) for each in theta])
+    found = warps.matrices(spec, theta, np)[:, : expected.shape[1]]
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_opencv_maps_pixels_as_this_project_maps_coordinates() -> None:
+    identity = np.asarray([[1, 0, 0, 0, 1, 0]])
+    spec = warps.WarpSpec(1, (8, 6), 1, (4, 3))
+    # Twice as many pixels: the first one is between the first two of the image.
+    expected = [[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]]
+    np.testing.assert_allclose(opencv_backend._pixel_matrices(spec, identity)[0], expected)
 
 
 # Races between fake processes.
@@ -191,8 +288,10 @@ def test_distance_is_the_largest_relative_error(
 # Summaries.
 
 
-def result(case: str, entrant: str, minimum: float, ratio: float = 1.0) -> race.RaceResult:
-    place = ("sampler", case, "forward", entrant, entrant, "")
+def result(
+    case: str, entrant: str, minimum: float, ratio: float = 1.0, form: str = ""
+) -> race.RaceResult:
+    place = ("sampler", case, "forward", race.Entrant(entrant, form).name, entrant, form)
     return race.RaceResult(*place, minimum, minimum, [minimum], 1, "torch", ratio, ratio, 0.0, {})
 
 
@@ -203,7 +302,13 @@ def test_ratios_are_summarised_by_their_geometric_mean() -> None:
         result("cub", "torch", 1, 1.0),
     ]
     found = summarise("sampler", results)["ratios"]
-    assert found == {OURS: {"ratios": 2, "geometric_mean": pytest.approx(1), "largest": 2.0}}
+    expected = {
+        "ratios": 2,
+        "geometric_mean": pytest.approx(1),
+        "largest": 2.0,
+        "above_one": 1,
+    }
+    assert found == {"affine": {OURS: expected}}
 
 
 def test_growth_is_the_exponent_of_the_time() -> None:
@@ -211,6 +316,14 @@ def test_growth_is_the_exponent_of_the_time() -> None:
     (found,) = summarise("sampler", results)["growth"]
     assert found["axis"] == "pixels"
     assert found["exponent"] == pytest.approx(1.5)
+
+
+def test_only_the_sweep_has_growth() -> None:
+    names = [name for group in warps.GROUPS.values() for name in group]
+    assert summarise("sampler", [result(name, OURS, 1.0) for name in names])["growth"] == []
+    names = list(warps.sweep_warps(smoke=False))
+    growth = summarise("sampler", [result(name, OURS, 1.0) for name in names])["growth"]
+    assert [each["axis"] for each in growth] == ["batch", "channels", "pixels"]
 
 
 def test_overhead_is_the_difference_between_networks() -> None:
@@ -234,3 +347,58 @@ def test_samples_are_timed_until_the_calls_are_finished() -> None:
     samples = peer_worker.time_calls(program, 0.0, calls_per_sample=3)
     assert len(samples) == peer_worker.MIN_SAMPLES
     assert order == ["run", "wait", *(["run"] * 3 + ["wait"]) * peer_worker.MIN_SAMPLES]
+
+
+def test_memory_of_a_run_is_measured() -> None:
+    program = peer_worker.Program(dict, lambda: np.ones(1 << 23), lambda _: None)
+    growth = peer_worker.resident_growth(program)["resident_growth_bytes"]
+    assert 0.9 * (1 << 26) < growth < 1.5 * (1 << 26)  # some pages were resident before
+
+
+# Tables and records.
+
+
+def test_table_has_a_dash_for_what_a_peer_does_not_have(tmp_path: pathlib.Path) -> None:
+    console = Console(file=io.StringIO(), width=300)
+    facts = {"trace_seconds": 0.25, "compile_seconds": 0.5, "output_bytes": 2e6}
+    ours = result("mnist", OURS, 1e-3)._replace(facts=facts)
+    copy = result("mnist", OURS, 1e-4, form=race.COPY)
+    table = SamplerTable([OURS, "torch", "opencv"])
+    case = sampler_cases()[0]
+    table.add(console, case, [ours, result("mnist", "torch", 2e-3), copy])
+    table.add(console, case, [ours, copy])
+    table.write(tmp_path / "table.md")
+    *_, headings, _, first, second = (tmp_path / "table.md").read_text().splitlines()
+    assert headings == (
+        "| case | stn_jax | torch | opencv | ratio | copy | compile | MB | torch MB |"
+    )
+    assert first == "| mnist, forward | 1 | 2 | - | 0.50 | 0.1 | 0.75 | 2 | - |"
+    assert second == "| mnist, forward | 1 | - | - | - | 0.1 | 0.75 | 2 | - |"
+
+
+def make_record(out: pathlib.Path, **settings: Any) -> Record:
+    chosen = BenchmarkSettings(out=str(out), **settings)
+    return Record(chosen, {"git_commit": "abc", "processor": "cpu"}, {})
+
+
+def test_resumed_benchmark_has_the_recorded_cases(tmp_path: pathlib.Path) -> None:
+    out, case = tmp_path / "out.json", sampler_cases()[0]
+    fault = race.Fault("sampler", "mnist", "forward", "torch", "failure", "no")
+    make_record(out).add([result("mnist", OURS, 1.0)], [fault])
+    resumed = make_record(out, resume=True, minutes=1.0)
+    assert [each.minimum for each in resumed.find(case)] == [1.0]
+    assert resumed.faults == [fault]
+    assert resumed.find(case._replace(quantity="theta")) == []
+    assert make_record(out).find(case) == []
+    with pytest.raises(ConfigError, match=r"--repeats of .*out.json is 5, and now 6"):
+        make_record(out, resume=True, repeats=6)
+
+
+def test_no_case_starts_after_the_time(tmp_path: pathlib.Path) -> None:
+    settings = BenchmarkSettings(minutes=1e-9, part="sampler")
+    record = make_record(tmp_path / "out.json")
+    record.add([result("mnist", OURS, 1.0)], [])
+    run_case = _make_race({}, settings, record)
+    recorded, new, *_ = sampler_cases()
+    assert run_case(recorded)
+    assert not run_case(new)

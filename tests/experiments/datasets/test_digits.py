@@ -1,6 +1,8 @@
 """The digits of scikit-learn."""
 
 import numpy as np
+from scipy import ndimage
+from sklearn.datasets import load_digits
 
 from experiments.datasets import digits, load
 
@@ -36,3 +38,17 @@ def test_test_split_is_the_same_in_every_load():
     first, second = load("digits"), load("digits", validation_size=7)
     np.testing.assert_array_equal(first.test.images, second.test.images)
     assert len(second.validation) == 7
+
+
+def test_digits_are_those_of_scikit_learn_enlarged_by_scipy():
+    images, labels = load_digits(return_X_y=True)
+    box = ndimage.zoom(
+        images.reshape(-1, 8, 8), (1, 2.5, 2.5), order=1, mode="grid-constant", grid_mode=True
+    )
+    expected = np.rint(box * (255 / 16)).astype(np.uint8)
+    train, test = digits.read()
+    found = np.concatenate([train.images, test.images])[:, 4:24, 4:24, 0]
+    # The splits are in another order.
+    assert sorted(map(bytes, found)) == sorted(map(bytes, expected))
+    found_labels = np.concatenate([train.labels, test.labels])
+    np.testing.assert_array_equal(np.bincount(found_labels), np.bincount(labels))

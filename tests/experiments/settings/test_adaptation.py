@@ -65,7 +65,10 @@ NUMBERS = {
     "num_processes": ["2"],
     "process_id": ["0"],
 }
-SWITCHES = ("keep_aspect", "align_corners", "figures", "diagnostics", "distributed")
+SWITCHES = (
+    *("keep_aspect", "align_corners", "figures", "diagnostics", "distributed"),
+    "compilation_cache",
+)
 
 
 def flags_of(name: str) -> list[list[str]]:
