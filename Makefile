@@ -7,9 +7,9 @@ find-python = $(shell for python in python$(1) "$$(pyenv prefix $(1) 2>/dev/null
 PYTHON ?= $(firstword $(call find-python,3.13) $(call find-python,3.12) python3)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
-EXTRAS ?= experiments,sweep,test,dev
+EXTRAS ?= experiments,sweep,test,dev,docs
 
-.PHONY: demo test test-all test-trackers test-postgres test-faults test-oldest lint format clean
+.PHONY: demo test test-all test-trackers test-postgres test-faults test-oldest docs figures lint format clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)  ## Train a spatial transformer on embedded digits and draw its figures.
@@ -37,13 +37,23 @@ OLDEST := tests/transforms tests/nn tests/linen tests/nnx tests/training \
   transformations compiled)
 
 test-oldest:  ## Run the library's main tests on Python 3.11, with the last JAX that supports it.
-	$(MAKE) VENV=.venv-oldest PYTHON=$(call find-python,3.11) test \
+	$(MAKE) VENV=.venv-oldest PYTHON=$(call find-python,3.11) EXTRAS=experiments,sweep,test test \
 	  PYTEST_ARGS="$(OLDEST) -k 'not exact_at_every_size'"
 
 test-faults: $(INSTALLED)  ## Test a hundred kills, and thousands of damaged files and invalid flags.
 	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile faults $(PYTEST_ARGS) tests/experiments \
 	  -k "any_command_line or any_bytes or damaged_file or damaged_gzip or damaged_checkpoint_falls"
+
+# Two processes read pages and execute notebooks. The build needs no network, and every warning is an
+# error. SPHINXFLAGS replaces all of these options.
+SPHINXFLAGS ?= -W -j 2 -q
+docs: $(INSTALLED)  ## Build the documentation site in docs/_build/html.
+	rm -rf docs/_build/html
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -b html -d docs/_build/doctrees $(SPHINXFLAGS) docs docs/_build/html
+
+figures: $(INSTALLED)  ## Draw the figures of the site and the README again.
+	JAX_PLATFORMS=cpu $(BIN)/python docs/draw_figures.py
 
 lint: $(INSTALLED)  ## Check style and types.
 	$(BIN)/ruff check .
@@ -55,7 +65,7 @@ format: $(INSTALLED)  ## Format the code and apply ruff's fixes.
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .jax_cache
+	rm -rf $(VENV) .jax_cache docs/_build
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
