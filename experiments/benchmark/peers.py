@@ -77,7 +77,7 @@ PEERS: dict[str, Peer] = {
     REFERENCE: Peer(f"{_TORCH}:eager", ("torch",), PARTS, _torch),
     COMPILED: Peer(f"{_TORCH}:compiled", ("torch",), PARTS, _torch),
     "kornia": Peer(f"{_TORCH}:kornia", ("torch", "kornia"), ("sampler",), _kornia),
-    # Its fractions of a pixel have five bits.
+    # Before version 5, its fractions of a pixel have five bits.
     "opencv": Peer(
         "experiments.benchmark.opencv_backend:opencv", ("cv2",), ("sampler",), _opencv, 0.05
     ),

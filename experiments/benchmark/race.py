@@ -1,5 +1,6 @@
 """One case of the benchmark: compares the values of implementations and times them in turn."""
 
+import math
 import pathlib
 import statistics
 import tempfile
@@ -19,6 +20,7 @@ CALLS_PER_SAMPLE: Mapping[Device, int] = {"cpu": 1, "gpu": 20}
 # multiply in TF32, which is no worse. In networks in bfloat16, rounding selects so many sides that
 # only the loss is compared. The forward values of warps have a tolerance for each peer.
 TOLERANCE = 1e-2
+FLOAT32_EPSILON = 2.0**-23
 BFLOAT16_TOLERANCE = 0.1
 BFLOAT16_WARP_TOLERANCE = 2e-2  # several roundings to eight bits
 COPY = "copy"  # the form that moves the data of a case and computes nothing
@@ -210,10 +212,20 @@ def _compare(case: Case, entrant: Entrant, values: Arrays, standard: Arrays) -> 
         return distance(values, standard, ["loss"]), BFLOAT16_TOLERANCE
     if entrant.form == COPY:
         return 0.0, 0.0
-    allowed = PEERS[entrant.peer].tolerance if case.quantity == "forward" else TOLERANCE
+    allowed = PEERS[entrant.peer].tolerance if case.quantity == "forward" else _tolerance(case)
     if case.job.get("warp", {}).get("dtype") == "bfloat16":
         allowed = BFLOAT16_WARP_TOLERANCE
     return distance(values, standard, list(standard)), allowed
+
+
+def _tolerance(case: Case) -> float:
+    """Returns the largest allowed distance of gradients.
+
+    The rounding of a position grows with the side of an image. It is the share of samples whose
+    side rounding selects, and the distance grows with the root of this share.
+    """
+    side = max(case.job.get("warp", {}).get("shape", (1,)))
+    return max(TOLERANCE, 2 * math.sqrt(side * FLOAT32_EPSILON))
 
 
 def _fault(case: Case, entrant: Entrant, kind: Literal["mismatch", "failure"], text: str) -> Fault:

@@ -260,6 +260,12 @@ def test_program_with_wrong_values_is_not_timed() -> None:
     assert "time" not in wrong.requests
 
 
+@pytest.mark.parametrize(("side", "allowed"), [(28, 0.01), (2048, 0.031)])
+def test_tolerance_grows_with_the_rounding_of_positions(side: int, allowed: float) -> None:
+    case = CASE._replace(job={"kind": "sampler", "warp": {"shape": (side, side)}})
+    assert race._tolerance(case) == pytest.approx(allowed, abs=5e-4)
+
+
 def test_failing_peer_does_not_end_the_race() -> None:
     workers = {OURS: FakeProcess(VALUES), "torch": FakeProcess(BenchmarkError("torch: no"))}
     results, faults = race.run_race(CASE, workers, BenchmarkSettings(repeats=2))
