@@ -51,7 +51,8 @@ def _reporting_losses(run: Run) -> Iterator[None]:
 def run(config: Config, preset: str, command: str) -> None:
     """Trains in the configured run folder, or continues there, and prints the result."""
     use_compilation_cache(config.run.compilation_cache)
-    from experiments.runs.trackers import check_tracker  # imports NumPy
+    from experiments.runs.tensorboard import tensorboard_command  # imports NumPy
+    from experiments.runs.trackers import check_tracker
     from experiments.workflow import training_run  # imports JAX; --help must stay fast
 
     check_tracker(config.run.tracker)
@@ -65,7 +66,7 @@ def run(config: Config, preset: str, command: str) -> None:
     if config.run.figures and (folder / "figures").exists():
         print(f"figures in {folder / 'figures'}")
     if (folder / "tensorboard").exists():
-        print(f"TensorBoard: {shlex.join(['tensorboard', '--logdir', str(folder)])}")
+        print(f"TensorBoard: {tensorboard_command(folder)}")
 
 
 if __name__ == "__main__":

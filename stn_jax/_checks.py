@@ -15,6 +15,52 @@ def one_line(value: object) -> str:
     return textwrap.shorten(repr(value), 200, placeholder=" ...")
 
 
+def as_array(argument: str, value: Any) -> jax.Array:
+    """Returns an array as JAX stores it, or raises `ValueError` as `check_dtype`."""
+    return jnp.asarray(check_dtype(argument, value))
+
+
+def check_dtype(argument: str, value: Any) -> Any:
+    """Returns an array that JAX accepts. Other byte orders are converted.
+
+    Raises:
+        ValueError: if JAX has no such dtype, or would cut off integers.
+    """
+    if is_traced(value) or isinstance(value, jax.Array) or hasattr(value, "__jax_array__"):
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError:  # nested sequences of different lengths
+        array = np.empty((), object)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    try:
+        stored = jax.typeof(array).dtype
+    except TypeError:
+        raise ValueError(
+            f"{argument} must be of a dtype of JAX; got {array.dtype}; "
+            "if it holds numbers, convert it with astype(np.float32)"
+        ) from None
+    if array.dtype.kind in "iu" and stored != array.dtype and array.size:
+        limits, least, largest = jnp.iinfo(stored), array.min(), array.max()
+        if least < limits.min or largest > limits.max:
+            raise ValueError(
+                f"{argument} must be integers that fit in {stored}; got {least} to {largest}"
+            )
+    return array
+
+
+def check_integer(argument: str, value: Any, allowed: str, least: int, most: float = np.inf) -> int:
+    """Returns an integer, or raises `ValueError` unless it is one between two bounds."""
+    try:
+        number = int(np.asarray(value).__index__())  # rejects bools
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        raise ValueError(f"{argument} must be {allowed}; got {one_line(value)}")
+    return number
+
+
 def check_choice(argument: str, value: object, allowed: Iterable[str]) -> None:
     """Raises `ValueError` unless `value` is one of `allowed`."""
     allowed = tuple(allowed)

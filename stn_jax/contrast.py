@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from stn_jax._checks import check_floating, check_shape
+from stn_jax._checks import as_array, check_floating, check_shape, describe_image_shape
 from stn_jax._types import Array, float_dtype
 
 
@@ -35,8 +35,8 @@ def local_contrast(
 
     Source: Jarrett et al. (2009), section 3.1.
     """
-    check_shape("image", jnp.shape(image), "[h, w, c]", jnp.ndim(image) == 3)
-    image = jnp.asarray(image)
+    check_shape("image", np.shape(image), describe_image_shape(2), np.ndim(image) == 3)
+    image = as_array("image", image)
     check_floating("image", image)
     image = image.astype(float_dtype(image.dtype))
     if not sigma_px > 0:

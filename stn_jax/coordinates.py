@@ -157,15 +157,23 @@ def target_point_array(
     return jnp.stack([jnp.broadcast_to(each, shape) for each in coordinates], axis=-1)
 
 
-def computed_target_points(shape: Sequence[int], dtype: np.dtype) -> Float[jax.Array, "*shape n"]:
+def computed_target_points(
+    shape: Sequence[int], dtype: np.dtype, sizes: Sequence[int | jax.Array] | None = None
+) -> Float[jax.Array, "*shape n"]:
     """`target_points` without `align_corners`, computed at run time instead of stored.
 
     As a constant, the points of a photograph add megabytes to a program and seconds to its
     compilation.
+
+    Args:
+        shape: the shape of the result.
+        dtype: the dtype of the result.
+        sizes: the shape of the image, if the result has more points. They may be traced.
     """
+    sizes = sizes or shape
 
     def coordinate(axis: int) -> jax.Array:
         index = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-        return (2 * index + 1 - shape[axis]).astype(dtype) / shape[axis]
+        return (2 * index + 1 - sizes[axis]).astype(dtype) / sizes[axis]
 
     return jnp.stack([coordinate(axis) for axis in reversed(range(len(shape)))], axis=-1)

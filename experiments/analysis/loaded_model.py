@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from experiments.analysis.frames import Frame
-from experiments.analysis.inference import Inference, straighten_images
+from experiments.analysis.full_size import FrameWarp
+from experiments.analysis.inference import Inference
 from experiments.analysis.restore import TrainedRun, restore
 from experiments.datasets.image_files import pad_to_aspect, resize_to
 from experiments.runs.records import RunError, read_config, read_summary
 from experiments.settings.machine import expand_user
 from experiments.training import preprocessing
 from experiments.training.experiment import EVALUATION_BATCH, input_shape
+from stn_jax.transforms import Transform
 
 PerFrame = np.ndarray | tuple[np.ndarray, ...]
 """An array if the network has one frame on its input, otherwise an array for each frame."""
@@ -77,11 +78,13 @@ class LoadedModel:
         self.inference = Inference(experiment)
         self._outputs = self._trace_outputs()
         self.transforms = tuple(transform for transform, _ in self._outputs)
+        self._warps = [
+            FrameWarp(self.config.model, self.image_shape[:-1], *each) for each in self._outputs
+        ]
         self._predict = jax.jit(self.inference.probabilities)
         self._theta = jax.jit(
             lambda arrays, images: [frame.theta for frame in self.inference.frames(arrays, images)]
         )
-        self._straighten = jax.jit(self.straighten_batch)
 
     def predict(self, images: ArrayLike) -> np.ndarray:
         """Computes the probability of each class.
@@ -121,8 +124,8 @@ class LoadedModel:
 
         Args:
             images: `[n, h, w, c]` of any size; volumes only of `image_shape`. For the network, they
-                are resized as by `resize`. If the run used --keep-aspect, they are padded to
-                squares, and so are the results.
+                are resized as by `resize`. If the run used --keep-aspect, they are padded to the
+                proportions of --image-size, and the results have these proportions too.
             theta: the result of `theta`, to warp other arrays in the same way. None computes it.
 
         Returns:
@@ -142,15 +145,20 @@ class LoadedModel:
         # As many pixels at a time as a batch of the network's input has.
         ratio = math.prod(self.image_shape[:-1]) / math.prod(found.shape[1:-1])
         size = max(1, int(EVALUATION_BATCH * ratio))
-        return _one_or_all(_in_batches(self._straighten, size, found, *thetas))
+        return _one_or_all(
+            [
+                _in_batches(warp, size, found, each)
+                for warp, each in zip(self._warps, thetas, strict=True)
+            ]
+        )
 
     def resize(self, images: ArrayLike) -> np.ndarray:
         """Resizes images to `image_shape`, bilinearly, with antialiasing if they shrink.
 
         Args:
             images: `[n, h, w, c]` of any size. If the run used --keep-aspect, they are first padded
-                to squares by repeating their edges, otherwise stretched. Colour becomes grey, and
-                grey becomes colour, as the network needs it.
+                to the proportions of --image-size by repeating their edges, otherwise stretched.
+                Colour becomes grey, and grey becomes colour, as the network needs it.
 
         Returns:
             `[n, *image_shape]` of the dtype of `images`.
@@ -211,14 +219,14 @@ class LoadedModel:
     # --- Computation ------------------------------------------------------------------------------
 
     def _pad(self, images: np.ndarray) -> np.ndarray:
-        """Images as squares, if the run used --keep-aspect."""
+        """Images with the proportions of --image-size, if the run used --keep-aspect."""
         if not self.config.data.keep_aspect or not len(images):
             return images
         return np.stack([pad_to_aspect(image, self.image_shape)[0] for image in images])
 
-    def _trace_outputs(self) -> list[tuple[Any, tuple[int, ...]]]:
+    def _trace_outputs(self) -> list[tuple[Transform, tuple[int, ...]]]:
         """The transformation and the spatial shape of the output of each frame."""
-        outputs: list[tuple[Any, tuple[int, ...]]] = []
+        outputs: list[tuple[Transform, tuple[int, ...]]] = []
 
         def trace(images: jax.Array) -> None:
             frames = self.inference.frames(self.arrays, images)
@@ -229,11 +237,7 @@ class LoadedModel:
 
     def straighten_batch(self, images: jax.Array, *thetas: jax.Array) -> list[jax.Array]:
         """Warps a batch by theta of each frame. A pure function, as those of `inference`."""
-        model, spatial = self.config.model, self.image_shape[:-1]
-        return [
-            straighten_images(model, spatial, images, Frame(transform, theta, shape))
-            for (transform, shape), theta in zip(self._outputs, thetas, strict=True)
-        ]
+        return [warp.trace(images, each) for warp, each in zip(self._warps, thetas, strict=True)]
 
     @property
     def frame_settings(self) -> list[dict[str, Any]]:

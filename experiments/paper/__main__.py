@@ -106,12 +106,15 @@ def _print_summary(
     skipped: runner.Skipped,
 ) -> None:
     """Prints how many runs are finished; raises `RunError` if some runs need `--again`."""
+    from experiments.runs.tensorboard import tensorboard_command  # --help must stay fast
+
     finished = [run for run in wanted if run not in (*skipped.held, *skipped.in_the_way)]
     diverged = sum((run.folder / runner.DIVERGED).exists() for run in finished)
     print(
         f"{table}: {len(finished)} of {len(wanted)} runs are finished in {folder}"
         + f", {diverged} of them diverged" * bool(diverged)
     )
+    print(f"TensorBoard: {tensorboard_command(folder)}")
     if skipped.held:
         print(f"{len(skipped.held)} runs are in use by other processes; repeat the command later")
     if skipped.in_the_way:

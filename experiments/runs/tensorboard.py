@@ -1,6 +1,7 @@
 """The TensorBoard files of a run."""
 
 import pathlib
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,11 @@ from tensorboardX.proto import event_pb2
 from experiments.runs.records import writing
 
 proto: Any = event_pb2  # its classes are generated at run time
+
+
+def tensorboard_command(folder: pathlib.Path) -> str:
+    """The command that shows the TensorBoard files in a folder and its subfolders."""
+    return shlex.join(["tensorboard", "--logdir", str(folder)])
 
 
 class TensorBoardWriter:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from stn_jax._checks import (
@@ -12,6 +13,7 @@ from stn_jax._checks import (
     check_at_least_0,
     check_shape,
     check_sizes,
+    describe_image_shape,
     is_traced,
     one_line,
 )
@@ -25,8 +27,8 @@ Output = Float[jax.Array, "out_h out_w c"]
 
 def check_image(image: Array) -> tuple[int, int]:
     """Returns the height and width of an image, or raises `ValueError` unless it is `[h, w, c]`."""
-    shape = jnp.shape(image)
-    check_shape("image", shape, "[h, w, c]", len(shape) == 3)
+    shape = np.shape(image)
+    check_shape("image", shape, describe_image_shape(2), len(shape) == 3)
     return shape[0], shape[1]
 
 

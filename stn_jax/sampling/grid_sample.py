@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Float, Shaped
 
 from stn_jax._checks import (
+    as_array,
     as_numbers,
     check_bool,
     check_choice,
@@ -78,12 +79,12 @@ def grid_sample(
     torch's `grid_sample`.
     """
     check_bool("align_corners", align_corners)
-    ndim = jnp.ndim(image) - 1
-    check_shape("image", jnp.shape(image), "[h, w, c] or [d, h, w, c]", ndim in (2, 3))
-    shape = jnp.shape(grid)
+    ndim = np.ndim(image) - 1
+    check_shape("image", np.shape(image), "[h, w, c] or [d, h, w, c]", ndim in (2, 3))
+    shape = np.shape(grid)
     expected = f"[..., {ndim}] for an image {describe_image_shape(ndim)}"
     check_shape("grid", shape, expected, shape[-1:] == (ndim,))
-    source = jnp.asarray(grid)
+    source = as_array("grid", grid)
     check_floating("grid", source)
     image, fill = check_sampling(image, mode, padding_mode, fill)
     return run_on_auto_axes(
@@ -132,7 +133,7 @@ def check_sampling(
     """
     check_choice("mode", mode, KERNELS)
     check_choice("padding_mode", padding_mode, PADDINGS)
-    image = jnp.asarray(image)
+    image = as_array("image", image)
     *spatial, channels = image.shape
     expected = "[*spatial, c] without empty spatial axes"
     check_shape("image", image.shape, expected, all(size > 0 for size in spatial))
@@ -143,8 +144,8 @@ def check_sampling(
         )
     check_fill(fill, image.dtype, channels)
     exact = not is_floating(image.dtype)  # for the mode nearest
-    dtype = image.dtype if exact else float_dtype(image.dtype, jnp.asarray(fill).dtype)
-    return image, jnp.broadcast_to(jnp.asarray(fill, dtype), (channels,))
+    dtype = image.dtype if exact else float_dtype(image.dtype, as_array("fill", fill).dtype)
+    return image, jnp.broadcast_to(as_array("fill", fill).astype(dtype), (channels,))
 
 
 def sampled_spec(image: jax.Array, spec: Sequence[Any]) -> tuple[Any, ...]:
@@ -161,6 +162,7 @@ def sample(
     bounds: Sequence[Bounds],
     mode: Mode,
     padding_mode: PaddingMode,
+    sizes: Sequence[int | jax.Array] | None = None,
 ) -> Shaped[jax.Array, "*out c"]:
     """Samples an image at points in pixels. Each of x, y[, z] is an array of its own.
 
@@ -170,6 +172,8 @@ def sample(
         fill: one number per channel. `check_sampling` returns it, and checks the other arguments.
         bounds: (low, high) per coordinate in pixels, the points about which `reflection` mirrors.
         mode, padding_mode: as in `grid_sample`.
+        sizes: number of pixels per coordinate, by default those of the array. If it has more, the
+            image is its first part, and the rest must hold `fill`. They may be traced.
 
     Returns:
         `[*out, c]` in the dtype of the image.
@@ -177,10 +181,9 @@ def sample(
     # Sums, and by transposition the gradient to the image, are computed in float32 or wider.
     values = image.astype(_accumulator_dtype(image, points, mode))
     background = fill.astype(values.dtype)
-    spatial = image.shape[:-1]
     axes = [
         SampledAxis(size, bound, mode, padding_mode)
-        for size, bound in zip(reversed(spatial), bounds, strict=True)
+        for size, bound in zip(sizes or reversed(image.shape[:-1]), bounds, strict=True)
     ]
     if mode == "bilinear" and len(axes) == 2:
         if padding_mode != "zeros":  # with zeros, `bilinear` accepts any point
@@ -215,7 +218,7 @@ def check_fill(fill: object, dtype: np.dtype, channels: int) -> None:
 class SampledAxis(NamedTuple):
     """One axis of the image: size and bounds in pixels, and the sampling options."""
 
-    size: int
+    size: int | jax.Array
     bounds: Bounds
     mode: Mode
     padding_mode: PaddingMode

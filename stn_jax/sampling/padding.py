@@ -13,7 +13,9 @@ from jax import lax
 
 from stn_jax.coordinates import one_if_0
 
-Bounds = tuple[float, float]
+# A number of an axis, which may be traced.
+Extent = float | jax.Array
+Bounds = tuple[Extent, Extent]
 
 # A coordinate this many pixels outside the image reads only padding, whatever the kernel.
 FAR_OUTSIDE = 4.0
@@ -21,7 +23,7 @@ FAR_OUTSIDE = 4.0
 INDEX_LIMIT = 2.0**31
 
 
-def clip(p: jax.Array, low: float, high: float) -> jax.Array:
+def clip(p: jax.Array, low: Extent, high: Extent) -> jax.Array:
     """Clips `p`. As in torch, the gradient is 0 outside the bounds and at the bounds."""
     return lax.clamp(jnp.asarray(low, p.dtype), p, jnp.asarray(high, p.dtype))
 
@@ -37,7 +39,7 @@ def reflect(p: jax.Array, bounds: Bounds) -> jax.Array:
     return jnp.where(span == 0, 0.0, reflected)
 
 
-def _clip_far_outside(p: jax.Array, size: int) -> jax.Array:
+def _clip_far_outside(p: jax.Array, size: Extent) -> jax.Array:
     return clip(p, -FAR_OUTSIDE, size - 1 + FAR_OUTSIDE)
 
 
@@ -50,8 +52,8 @@ class Padding(NamedTuple):
             fill value.
     """
 
-    sanitise: Callable[[jax.Array, int], jax.Array]
-    fold: Callable[[jax.Array, int, Bounds], jax.Array] | None
+    sanitise: Callable[[jax.Array, Extent], jax.Array]
+    fold: Callable[[jax.Array, Extent, Bounds], jax.Array] | None
 
 
 PADDINGS = {

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
+from stn_jax._checks import check_integer
 from stn_jax._sharding import run_on_auto_axes
 from stn_jax.training.loops import scan
 from stn_jax.training.objectives import (
@@ -198,8 +199,7 @@ def _map_batches(
     Examples from the start fill up the last batch; their positions are past the end.
     """
     num_examples = count_examples(data)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    batch_size = check_integer("batch_size", batch_size, "at least 1", 1)
     if num_examples < 1:
         raise ValueError("data must hold at least one example; got none")
     batch_size = min(batch_size, num_examples)

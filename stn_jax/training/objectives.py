@@ -30,8 +30,8 @@ def classification(
 ) -> Objective:
     """Creates the objective of classifying `batch["image"]` as `batch["label"]`.
 
-    Labels are integers in [0, classes). This is checked only for concrete labels. Under `jit`, a
-    larger label gives a loss of NaN, and a negative one counts from the last class.
+    Labels are integers in [0, classes). This is checked only for concrete labels. Under `jit`,
+    another label gives a loss of NaN.
 
     Args:
         apply_fn: `(params, images, key) -> (logits [b, classes], intermediates)`. For a network
@@ -57,8 +57,9 @@ def classification(
     def evaluate(outputs: Any, labels: Array) -> Values:
         logits, intermediates = _check_outputs(outputs)
         _check_labels(labels, logits)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         values = {
-            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
+            "loss": jnp.where(labels < 0, jnp.nan, loss),  # instead of counting from the last class
             "error": (jnp.argmax(logits, axis=-1) != labels).astype(jnp.float32),
         }
         return values | (measure(intermediates) if measure else {})
@@ -142,8 +143,7 @@ def check_values(values: object, batch_size: int) -> None:
 
 def _describe(found: Any) -> str:
     """The type of an object; for an array also the shape."""
-    shape = f" {list(found.shape)}" if hasattr(found, "shape") else ""
-    return f"{type(found).__name__}{shape}"
+    return f"an array {list(found.shape)}" if hasattr(found, "shape") else type(found).__name__
 
 
 def _check_pair(found: Any, source: str, expected: str) -> tuple[Any, Any]:
@@ -156,10 +156,21 @@ def _check_pair(found: Any, source: str, expected: str) -> tuple[Any, Any]:
 
 def _check_outputs(outputs: Any) -> tuple[Array, Any]:
     """Raises `ValueError` unless `apply_fn` returned logits and intermediates."""
-    logits, intermediates = _check_pair(outputs, "apply_fn", "(logits, intermediates)")
+    expected = "(logits, intermediates), such as (logits, None)"
+    logits, intermediates = _check_pair(outputs, "apply_fn", expected)
     if getattr(logits, "ndim", None) != 2:
         raise ValueError(f"logits must be an array [b, classes]; got {_describe(logits)}")
     return logits, intermediates
+
+
+def _label_remedy(labels: Array, size: int) -> str:
+    """How to convert labels, as the end of an error message."""
+    shape = jnp.shape(labels)
+    if shape == (size,):
+        return "; convert them with astype(int)"
+    if shape == (size, 1):
+        return "; use labels[:, 0]"
+    return "; use argmax(labels, axis=-1) if they are one-hot"
 
 
 def _check_labels(labels: Array, logits: Array) -> None:
@@ -168,7 +179,8 @@ def _check_labels(labels: Array, logits: Array) -> None:
     if jnp.shape(labels) != (size,) or not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
         found = f"{jnp.result_type(labels)}{list(jnp.shape(labels))}"
         raise ValueError(
-            f"labels must be integers [{size}] in [0, {classes}), not one-hot; got {found}"
+            f"labels must be integers [{size}] in [0, {classes}); got {found}"
+            f"{_label_remedy(labels, size)}"
         )
     if isinstance(labels, jax.core.Tracer) or not getattr(labels, "is_fully_addressable", True):
         return

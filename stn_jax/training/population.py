@@ -172,7 +172,8 @@ def train_steps(
         data: arrays with one leading axis of examples, which all members share.
         orders: the examples of each member's batches.
         active: which members take these steps; None: all. The states of the others do not change,
-            and their means are NaN. With the strategy `loop` they take no time.
+            and their means are NaN, or 0 with `jax_debug_nans`. With the strategy `loop` they take
+            no time.
         strategy, mesh: as for `over_members`.
 
     Returns:
@@ -186,15 +187,17 @@ def train_steps(
             return training.train_steps(*make_trainable(hparams), state, data, order)
 
         def skip(state: TrainState) -> Any:
-            return state, _nan_like(jax.eval_shape(steps, state)[1])
+            return state, _missing(jax.eval_shape(steps, state)[1])
 
         return steps(state) if active is None else jax.lax.cond(active, steps, skip, state)
 
     return _over_members(train_member, strategy, mesh)(data, states, hparams, orders, active)
 
 
-def _nan_like(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), tree)
+def _missing(tree: Any) -> Any:
+    """Values of inactive members: NaN, or 0 if JAX would report the NaN as an error."""
+    value = 0.0 if jax.config.values["jax_debug_nans"] else jnp.nan
+    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, value, leaf.dtype), tree)
 
 
 def fit(
@@ -262,6 +265,8 @@ def evaluate(
 ) -> dict[str, Float[Array, " m"]]:
     """Applies `training.evaluate` to the active members; the means of the others are NaN.
 
+    With `jax_debug_nans`, which rejects results with NaN, they are 0.
+
     Args:
         make_trainable: builds what a member trains from its hyper-parameters.
         keys: `[m]`, the source of each member's keys for preprocessing.
@@ -296,7 +301,7 @@ def evaluate(
             return training.evaluate(objective, preprocess, key, params, data, **options)
 
         def skip(params: Params) -> Means:
-            return _nan_like(jax.eval_shape(means, params))
+            return _missing(jax.eval_shape(means, params))
 
         return means(params) if active is None else jax.lax.cond(active, means, skip, params)
 

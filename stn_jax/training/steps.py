@@ -1,14 +1,15 @@
 """Training steps, and the order in which they use the examples."""
 
 import functools
+import textwrap
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from stn_jax._checks import check_dtype, check_integer
 from stn_jax.training.loops import scan
 from stn_jax.training.objectives import (
     Batch,
@@ -136,12 +137,8 @@ def epoch_order(
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     """The number of full batches, or `ValueError` if there is none."""
-    if not 1 <= batch_size <= num_examples:
-        raise ValueError(
-            f"batch_size must be between 1 and the number of examples, {num_examples}; "
-            f"got {batch_size}"
-        )
-    return num_examples // batch_size
+    allowed = f"between 1 and the number of examples, {num_examples}"
+    return num_examples // check_integer("batch_size", batch_size, allowed, 1, num_examples)
 
 
 def take(data: Batch, indices: Int[Array, " b"]) -> Batch:
@@ -154,7 +151,7 @@ def take(data: Batch, indices: Int[Array, " b"]) -> Batch:
     Returns:
         The same arrays, `[b, ...]`.
     """
-    return jax.tree.map(lambda array: jnp.take(array, indices, axis=0), data)
+    return jax.tree.map(lambda array: jnp.take(check_dtype("data", array), indices, axis=0), data)
 
 
 def count_examples(data: Batch) -> int:
@@ -163,23 +160,13 @@ def count_examples(data: Batch) -> int:
     shapes = {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in leaves}
     if len({shape[:1] for shape in shapes.values()}) > 1 or () in shapes.values():
         found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        raise ValueError(f"data must hold arrays with one leading axis of examples; got {found}")
+        raise ValueError(
+            "data must hold arrays, not lists, with one leading axis of examples; "
+            f"got {textwrap.shorten(found, 200, placeholder=' ...')}"
+        )
     for path, leaf in leaves:
-        _check_integers(jax.tree_util.keystr(path), leaf)
+        check_dtype(f"data{jax.tree_util.keystr(path)}", leaf)
     return next(iter(shapes.values()))[0] if shapes else 0
-
-
-def _check_integers(name: str, array: Any) -> None:
-    """Raises `ValueError` if JAX would silently truncate the integers of a NumPy array."""
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iu" or not array.size:
-        return
-    stored = jax.dtypes.canonicalize_dtype(array.dtype)
-    if stored == array.dtype:
-        return
-    limits, least, largest = jnp.iinfo(stored), array.min(), array.max()
-    if least < limits.min or largest > limits.max:
-        found = f"{least} to {largest}"
-        raise ValueError(f"data{name} must be integers that fit in {stored}; got {found}")
 
 
 def _all_finite(tree: Any) -> Bool[Array, ""]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from stn_jax._checks import check_floating, check_shape, one_line
+from stn_jax._checks import as_array, check_floating, check_shape, one_line
 from stn_jax._sharding import partition_spec, run_on_auto_axes
 from stn_jax._types import Array, float_dtype
 from stn_jax.transforms.validation import MissingOperation, check_fields, check_operations
@@ -99,7 +99,8 @@ class Transform:
                 operations[name] = _on_auto_axes(function)
             else:
                 raise ValueError(f"{name} must be a function or None; got {one_line(function)}")
-        for name, value in {"identity": identity, **operations}.items():
+        fields = {"ndim": int(self.ndim), "identity": identity, **operations}
+        for name, value in fields.items():
             object.__setattr__(self, name, value)
         if check:
             check_operations(self.name, self.ndim, identity, operations)
@@ -191,24 +192,24 @@ def check_transform(transform: object) -> None:
 
 def at_least_float32(array: Array) -> jax.Array:
     """Casts `array` to float32 unless its dtype is wider."""
-    array = jnp.asarray(array)
+    array = as_array("array", array)
     return array.astype(float_dtype(array.dtype))
 
 
 def as_theta(theta: Array, num_params: int, name: str) -> jax.Array:
     """Checks that theta is floating and has shape `[num_params]`; casts it to at least float32."""
-    shape = jnp.shape(theta)
+    shape = np.shape(theta)
     check_shape(f"theta of {name}", shape, f"[{num_params}]", shape == (num_params,))
-    theta = jnp.asarray(theta)
+    theta = as_array(f"theta of {name}", theta)
     check_floating(f"theta of {name}", theta)
     return at_least_float32(theta)
 
 
 def as_points(points: Array, ndim: int, name: str) -> jax.Array:
     """Checks that points are floating `[..., ndim]`; casts them to at least float32."""
-    shape = jnp.shape(points)
+    shape = np.shape(points)
     check_shape(f"points of {name}", shape, f"[..., {ndim}]", bool(shape) and shape[-1] == ndim)
-    points = jnp.asarray(points)
+    points = as_array(f"points of {name}", points)
     check_floating(f"points of {name}", points)
     return at_least_float32(points)
 

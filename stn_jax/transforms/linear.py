@@ -5,6 +5,7 @@ points down: a positive angle rotates the sampled frame clockwise on screen, and
 the content of the output anticlockwise.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -111,11 +112,16 @@ translation_scale = _linear_transform(
 # --- similarity: theta = (angle in radians, log s, tx, ty) ---------------------------------------
 
 
-def _similarity_matrix(theta: jax.Array) -> jax.Array:
+def _similarity_matrix(theta: jax.Array, max_log_scale: float = math.inf) -> jax.Array:
     angle, log_scale, tx, ty = theta
-    scale = jnp.exp(log_scale)
+    scale = jnp.exp(jnp.minimum(log_scale, max_log_scale))
     cos, sin = scale * jnp.cos(angle), scale * jnp.sin(angle)
     return _matrix_2x3([[cos, -sin, tx], [sin, cos, ty]], theta.dtype)
+
+
+def _bounded_similarity_matrix(theta: jax.Array) -> jax.Array:
+    """The matrix with a scale of at most 1.8e19 (in float32), so that gradients are finite."""
+    return _similarity_matrix(theta, math.log(float(jnp.finfo(theta.dtype).max)) / 2)
 
 
 def _similarity_compose(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -132,7 +138,7 @@ def _similarity_inverse(theta: jax.Array) -> jax.Array:
 similarity = _linear_transform(
     "similarity",
     identity=[0, 0, 0, 0],
-    matrix=_similarity_matrix,
+    matrix=_bounded_similarity_matrix,
     compose=_similarity_compose,
     inverse=_similarity_inverse,
 )
@@ -164,6 +170,9 @@ affine_3d = _affine("affine_3d", 3)
 
 def _rotation_matrix_from_vector(vector: jax.Array) -> jax.Array:
     """Rodrigues' formula. A series in the squared angle makes it smooth at zero."""
+    # Fourth powers stay finite. Larger angles are rounded by more than a turn.
+    limit = float(jnp.finfo(vector.dtype).max) ** 0.2
+    vector = jnp.clip(vector, -limit, limit)
     squared = jnp.sum(vector**2)
     small = squared < 1e-4
     angle = jnp.sqrt(jnp.where(small, 1.0, squared))

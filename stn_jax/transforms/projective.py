@@ -22,7 +22,10 @@ from stn_jax.transforms.base import (
 
 def _matrix(theta: Array) -> jax.Array:
     theta = as_theta(theta, 8, "projective")
-    return jnp.concatenate([theta, jnp.ones(1, theta.dtype)]).reshape(3, 3)
+    matrix = jnp.concatenate([theta, jnp.ones(1, theta.dtype)]).reshape(3, 3)
+    # Very large entries would overflow in gradients. A factor changes no point, so it is constant.
+    largest, limit = jnp.max(jnp.abs(matrix)), float(jnp.finfo(theta.dtype).max) ** 0.25
+    return matrix / jax.lax.stop_gradient(jnp.where(largest > limit, largest / limit, 1.0))
 
 
 def _theta_from_matrix(matrix: jax.Array) -> jax.Array:

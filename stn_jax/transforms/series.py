@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stn_jax._checks import as_numbers, one_line
+from stn_jax._checks import check_integer
 from stn_jax._types import Array
 from stn_jax.transforms.base import (
     Transform,
@@ -41,10 +41,8 @@ def series(transform: Transform, count: int) -> Transform:
         True
     """
     check_transform(transform)
-    number = as_numbers(count)
-    if number is None or number.shape != () or number.dtype.kind not in "iu" or number < 1:
-        raise ValueError(f"count must be a whole number of at least 1; got {one_line(count)}")
-    return transform if number == 1 else _cached_series(transform, int(number))
+    number = check_integer("count", count, "a whole number of at least 1", 1)
+    return transform if number == 1 else _cached_series(transform, number)
 
 
 @cache_one_object
@@ -56,9 +54,11 @@ def _cached_series(transform: Transform, count: int) -> Transform:
         return jnp.split(as_theta(theta, num_params, name), count)
 
     def warp(theta: Array, points: Array) -> jax.Array:
-        warped = as_points(points, transform.ndim, name)
-        for part in reversed(split(theta)):
-            warped = transform.warp(part, warped)
+        # The gradient to one theta is multiplied by the others.
+        first, *others = reversed([_bounded(part) for part in split(theta)])
+        warped = transform.warp(first, as_points(points, transform.ndim, name))
+        for part in others:
+            warped = transform.warp(part, _bounded(warped))
         return warped
 
     def inverse(theta: Array) -> jax.Array:
@@ -73,3 +73,9 @@ def _cached_series(transform: Transform, count: int) -> Transform:
         origin=(series, (transform, count)),
         check=False,
     )
+
+
+def _bounded(values: jax.Array) -> jax.Array:
+    """Clips numbers that are so large that gradients would overflow: in float32, above 4e9."""
+    limit = float(jnp.finfo(values.dtype).max) ** 0.25  # so that a spline can square it
+    return jnp.clip(values, -limit, limit)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stn_jax._checks import as_numbers, one_line
+from stn_jax._checks import as_numbers, check_integer, one_line
 
 # Largest error of a point in [-1, 1] under the identity. Rounding in float32 stays below it.
 IDENTITY_TOLERANCE = 1e-4
@@ -27,8 +27,7 @@ def check_fields(name: object, ndim: object, identity: object, warp: object) -> 
     """Raises `ValueError` unless the required fields of a `Transform` are valid."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"name must be a string that is not empty; got {one_line(name)}")
-    if not isinstance(ndim, int) or ndim not in (2, 3):
-        raise ValueError(f"ndim must be 2 or 3; got {one_line(ndim)}")
+    check_integer("ndim", ndim, "2 or 3", 2, 3)
     theta = as_numbers(identity)
     if theta is None or theta.ndim != 1 or theta.size == 0 or not np.isfinite(theta).all():
         raise ValueError(f"identity must be a vector of finite numbers; got {one_line(identity)}")

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from stn_jax._checks import check_bool, check_floating, check_shape, check_sizes, is_traced
+from stn_jax._checks import (
+    as_array,
+    check_bool,
+    check_floating,
+    check_shape,
+    check_sizes,
+    is_traced,
+)
 from stn_jax._sharding import run_on_auto_axes
 from stn_jax._types import Array, float_dtype
 from stn_jax.coordinates import centred_pixels, half_extent, target_point_array, target_scale
@@ -51,9 +58,9 @@ def affine_grid(
     Source: Jaderberg et al. (2015), equation 1; same values as torch's `affine_grid`.
     """
     check_bool("align_corners", align_corners)
-    shape = jnp.shape(theta)
+    shape = np.shape(theta)
     check_shape("theta", shape, "[2, 3] or [3, 4]", shape in ((2, 3), (3, 4)))
-    matrix = jnp.asarray(theta)
+    matrix = as_array("theta", theta)
     check_floating("theta", matrix)
     matrix = at_least_float32(matrix)
     sizes = check_sizes("output_shape", output_shape, matrix.shape[0])

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Shaped
 
 from stn_jax._checks import check_bool, check_shape, check_sizes, describe_image_shape
@@ -60,7 +60,7 @@ def spatial_transform(
     check_transform(transform)
     check_bool("align_corners", align_corners)
     theta = as_theta(theta, transform.num_params, transform.name)
-    ndim, shape = transform.ndim, jnp.shape(image)
+    ndim, shape = transform.ndim, np.shape(image)
     expected = describe_image_shape(ndim)
     check_shape(f"image for {transform.name}", shape, expected, len(shape) == ndim + 1)
     input_shape = shape[:-1]

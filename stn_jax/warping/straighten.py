@@ -2,10 +2,10 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from stn_jax._checks import check_shape, check_sizes, describe_image_shape
@@ -13,7 +13,8 @@ from stn_jax._sharding import run_on_auto_axes
 from stn_jax._types import Array, Mode, PaddingMode
 from stn_jax.coordinates import computed_target_points, pixel_bounds, to_pixels
 from stn_jax.sampling.grid_sample import check_sampling, sample
-from stn_jax.transforms.base import Transform, at_least_float32, check_transform
+from stn_jax.sampling.padding import Bounds
+from stn_jax.transforms.base import Transform, as_theta, at_least_float32, check_transform
 from stn_jax.warping.points import convert_units, warp_points
 
 # Rows warped at a time: a spline on 3000 x 4000 pixels takes 0.12 GB instead of 1.8 GB.
@@ -62,45 +63,135 @@ def straighten(
         (90, 60, 3)
     """
     check_transform(transform)
-    ndim, shape = transform.ndim, jnp.shape(image)
+    theta = as_theta(theta, transform.num_params, transform.name)
+    ndim, shape = transform.ndim, np.shape(image)
     expected = describe_image_shape(ndim)
     check_shape(f"image for {transform.name}", shape, expected, len(shape) == ndim + 1)
-    image, fill = check_sampling(image, mode, padding_mode, fill)
-    full, small = shape[:-1], check_sizes("network_input_shape", network_input_shape, ndim)
+    small = check_sizes("network_input_shape", network_input_shape, ndim)
     if 0 in small:
         raise ValueError(f"network_input_shape must be positive; got {network_input_shape!r}")
     given = small if network_output_shape is None else network_output_shape
     small_out = check_sizes("network_output_shape", given, ndim)
-    ratios = zip(full, small, small_out, strict=True)
-    full_out = tuple(max(1, round(size * out / seen)) for size, seen, out in ratios)
-    targets = computed_target_points(full_out, at_least_float32(theta).dtype)
-    targets = convert_units(to_pixels, targets, small_out, False)
+    axes = straightened_axes(shape[:-1], small, small_out, align_corners=align_corners)
+    return straighten_padded(
+        image,
+        axes,
+        theta,
+        transform,
+        small,
+        network_output_shape=small_out,
+        output_shape=tuple(axis.out_size for axis in axes),
+        mode=mode,
+        padding_mode=padding_mode,
+        align_corners=align_corners,
+        fill=fill,
+    )
+
+
+class StraightenedAxis(NamedTuple):
+    """An axis of an image that is straightened. As an argument of `jax.jit`, it is traced.
+
+    Attributes:
+        size: of the image.
+        out_size: of the result.
+        ratio: `size` divided by the size of the network's input.
+        bounds: the pixels about which the image is reflected.
+    """
+
+    size: int
+    out_size: int
+    ratio: float
+    bounds: Bounds
+
+
+def straightened_axes(
+    image_shape: Sequence[int],
+    network_input_shape: Sequence[int],
+    network_output_shape: Sequence[int],
+    *,
+    align_corners: bool,
+) -> tuple[StraightenedAxis, ...]:
+    """Computes the axes of an image that is straightened, in the order of its shape."""
+    axes = []
+    for size, seen, out in zip(image_shape, network_input_shape, network_output_shape, strict=True):
+        ratio = size / seen
+        # The full image is reflected about the same positions as the small one.
+        low, high = pixel_bounds(seen, align_corners=align_corners)
+        bounds = _resize_coordinate(low, ratio), _resize_coordinate(high, ratio)
+        axes.append(StraightenedAxis(size, max(1, round(size * out / seen)), ratio, bounds))
+    return tuple(axes)
+
+
+def straighten_padded(
+    image: Float[Array, "*spatial c"],
+    axes: Sequence[StraightenedAxis],
+    theta: Float[Array, " num_params"],
+    transform: Transform,
+    network_input_shape: tuple[int, ...],
+    *,
+    network_output_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    mode: Mode,
+    padding_mode: PaddingMode,
+    align_corners: bool,
+    fill: float | Sequence[float] | Array = 0.0,
+) -> Float[jax.Array, "*out c"]:
+    """`straighten` for an image in the first part of an array. Its size may be traced.
+
+    One program can therefore straighten images of many sizes, up to that of the array.
+
+    Args:
+        image: `[*spatial, c]`. Pixels behind the image must hold `fill`.
+        axes: of the image, without the pixels behind it.
+        theta, transform, network_input_shape: as in `straighten`.
+        network_output_shape: as in `straighten`. Not optional.
+        output_shape: spatial shape of the result. Static.
+        mode, padding_mode, align_corners, fill: as in `straighten`.
+
+    Returns:
+        `[*output_shape, c]`. The result of `straighten` is its first part.
+    """
+    image, fill = check_sampling(image, mode, padding_mode, fill)
+    theta = at_least_float32(theta)
+    out_sizes = [axis.out_size for axis in axes]
+    targets = computed_target_points(output_shape, theta.dtype, out_sizes)
+    targets = convert_units(to_pixels, targets, network_output_shape, False)
     # A spline needs several numbers per control point and pixel, so it is warped in parts.
     warp = warp_points if transform.has_matrix else _warp_points_by_rows
     points = warp(
         targets,
         theta,
         transform,
-        small,
+        network_input_shape,
         to="input",
-        output_shape=small_out,
+        output_shape=network_output_shape,
         align_corners=align_corners,
     )
-    coordinates, bounds = [], []
-    for i, (seen, size) in enumerate(zip(reversed(small), reversed(full), strict=True)):
-        coordinates.append(_resize_coordinate(points[..., i], seen, size))
-        # The full image is reflected about the same positions as the small one.
-        low, high = pixel_bounds(seen, align_corners=align_corners)
-        bounds.append((_resize_coordinate(low, seen, size), _resize_coordinate(high, seen, size)))
+    coordinates = [
+        _resize_coordinate(points[..., i], axis.ratio) for i, axis in enumerate(reversed(axes))
+    ]
     return run_on_auto_axes(
-        sample,
+        _sample,
         image,
         coordinates,
         fill,
-        bounds=tuple(bounds),
+        tuple(axes),
         mode=mode,
         padding_mode=padding_mode,
     )
+
+
+def _sample(
+    image: jax.Array,
+    coordinates: Sequence[jax.Array],
+    fill: jax.Array,
+    axes: Sequence[StraightenedAxis],
+    **options: Any,
+) -> jax.Array:
+    """`sample` with the sizes and bounds of axes."""
+    xyz = axes[::-1]
+    sizes, bounds = [axis.size for axis in xyz], [axis.bounds for axis in xyz]
+    return sample(image, coordinates, fill, bounds=bounds, sizes=sizes, **options)
 
 
 @functools.partial(
@@ -120,6 +211,6 @@ def _warp_points_by_rows(
     )
 
 
-def _resize_coordinate(pixels: _Pixels, old_size: int, new_size: int) -> _Pixels:
-    """Maps pixel coordinates when an axis is resized, outer edges to outer edges."""
-    return (pixels + 0.5) * (new_size / old_size) - 0.5
+def _resize_coordinate(pixels: _Pixels, ratio: Any) -> _Pixels:
+    """Maps pixel coordinates when an axis is resized by a ratio, outer edges to outer edges."""
+    return (pixels + 0.5) * ratio - 0.5

@@ -16,6 +16,7 @@ from PIL import Image
 import stn_jax
 from experiments import apply
 from experiments.analysis import restore
+from experiments.analysis.loaded_model import LoadedModel
 from experiments.datasets import image_files
 from experiments.datasets.gtsrb import archives
 from experiments.runs import checkpoints, records
@@ -92,6 +93,47 @@ def test_readable_files_are_straightened_at_their_own_size(
     lines = [json.loads(line) for line in (out / "theta.jsonl").read_text().splitlines()]
     assert [line["file"] for line in lines] == sorted(p.name for p in sources.values())
     assert all(line["transform"] == "rotation" for line in lines)
+
+
+def test_subfolders_are_kept_and_records_name_the_predicted_class(
+    finished: pathlib.Path, tmp_path: pathlib.Path, straighten: Callable[..., int]
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "images" / "straight"
+    files = ["b.png", "one/a.png", "one/two/a.jpg"]
+    for i, file in enumerate(["one/.hidden/c.png", "straight/old/d.png", *files]):
+        (images / file).parent.mkdir(parents=True, exist_ok=True)
+        make_image(9 + i, 12).save(images / file)
+    (images / "one" / "loop").symlink_to(images)
+    assert straighten(finished, images, out) == 0
+    lines = [json.loads(line) for line in (out / "theta.jsonl").read_text().splitlines()]
+    assert [line["file"] for line in lines] == files
+    assert [line["output"] for line in lines] == ["b.png", "one/a.png", "one/two/a.png"]
+    assert all((out / line["output"]).is_file() for line in lines)
+    model = LoadedModel(restore.restore(finished))
+    for line in lines:
+        pixels = image_files.to_array(image_files.read_image(images / line["file"]))
+        (probabilities,) = model.predict(model.resize(pixels[None]))
+        assert line["prediction"] == probabilities.argmax()
+        assert line["class_name"] == model.class_names[line["prediction"]]
+        assert line["confidence"] == pytest.approx(probabilities.max())
+
+
+def test_long_names_are_shortened_to_distinct_names(
+    tiny: list[str], tmp_path: pathlib.Path, straighten: Callable[..., int]
+) -> None:
+    settings = ("--placement", "parallel", "--transformers", 2)
+    run, images, out = untrained_run(tmp_path / "run", tiny, *settings), tmp_path / "a", tmp_path
+    images.mkdir()
+    names = sorted([f"{'x' * 251}.png", f"{'x' * 250}y.png", f"{chr(233) * 125}.jpeg"])
+    for name in names:
+        make_image(9, 9).save(images / name)
+    assert straighten(run, images, out / "out") == 0
+    lines = [json.loads(line) for line in (out / "out" / "theta.jsonl").read_text().splitlines()]
+    assert [line["file"] for line in lines] == [name for name in names for _ in range(2)]
+    outputs = [line["output"] for line in lines]
+    assert len(set(outputs)) == 6
+    assert [name[-6:] for name in outputs] == ["_0.png", "_1.png"] * 3
+    assert {"theta.jsonl", *outputs} == set(os.listdir(out / "out"))
 
 
 def test_image_of_the_input_size_gives_the_output_of_the_network(
@@ -206,6 +248,8 @@ def test_splines_between_blocks_straighten_signs(
     assert straighten(run, tmp_path / "one", out) == 0
     record = json.loads((out / "theta.jsonl").read_text())
     theta = np.float32(record.pop("theta"))
+    for name in ("prediction", "class_name", "confidence"):
+        del record[name]
     (expected,) = predict_theta(
         run, image_files.resize_to(image_files.to_array(image), (32, 32, 3))
     )

@@ -129,3 +129,41 @@ def test_arrays_of_different_lengths_raise(labels: jax.Array) -> None:
         )
     with pytest.raises(ValueError, match=expected):
         training.evaluate(objective, identity, KEY, state.params, data, batch_size=4)
+
+
+UNUSABLE = {
+    "list": ([[0.0, 0.0]] * 4, r"must hold arrays, not lists, .*\['image'\]\[0\]\[0\] \[\]"),
+    "object": (np.zeros((4, 2), object), r"data\['image'\] must be of a dtype of JAX; got object"),
+    "text": (np.full((4, 2), "a"), r"data\['image'\] must be of a dtype of JAX; got <U1"),
+    "longdouble": (
+        np.zeros((4, 2), np.longdouble),
+        r"data\['image'\] must .*; got float128; .* con",
+    ),
+    "one image": (
+        np.zeros(2),
+        r"one leading axis of examples; got \['image'\] \[2\], \['label'\] \[4",
+    ),
+}
+
+
+@pytest.mark.parametrize(("images", "message"), UNUSABLE.values(), ids=UNUSABLE)
+def test_unusable_data_raise(images: Any, message: str, unchecked: None) -> None:
+    data = {"image": images, "label": np.arange(4) % 2}
+    objective = training.classification(lambda w, x, key: (x @ w, None))
+    state = training.init_state(KEY, jnp.zeros((2, 2)), optax.sgd(1.0))
+    options = {"num_epochs": 1, "batch_size": 2}
+    with pytest.raises(ValueError, match=message):
+        training.fit(objective, optax.sgd(1.0), identity, state, data, **options)
+    with pytest.raises(ValueError, match=message):
+        training.evaluate(objective, identity, KEY, state.params, data)
+
+
+def test_data_of_another_byte_order_and_a_batch_size_of_numpy_are_used(unchecked: None) -> None:
+    data = {"image": np.eye(4, dtype=">f4"), "label": np.asarray([0, 1, 1, 0], ">i2")}
+    objective = training.classification(lambda w, x, key: (x @ w, None))
+    params = np.eye(4, 2, dtype=np.float32)
+    means = training.evaluate(objective, identity, KEY, params, data, batch_size=np.int64(3))
+    assert float(means["error"]) == 0.25
+    for size in (2.0, True, "2"):
+        with pytest.raises(ValueError, match=f"batch_size must be at least 1; got {size!r}"):
+            training.evaluate(objective, identity, KEY, params, data, batch_size=size)

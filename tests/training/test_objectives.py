@@ -50,12 +50,12 @@ LOGITS = jnp.zeros((4, 3))
 @pytest.mark.parametrize(
     ("outputs", "found"),
     [
-        (LOGITS, r"\(logits, intermediates\); got \w*Array\w* \[4, 3\]"),
-        (LOGITS[:2], r"\(logits, intermediates\); got \w*Array\w* \[2, 3\]"),
-        ((LOGITS,), r"\(logits, intermediates\); got tuple of 1"),
-        ((LOGITS, None, None), r"\(logits, intermediates\); got tuple of 3"),
+        (LOGITS, r"such as \(logits, None\); got an array \[4, 3\]"),
+        (LOGITS[:2], r"such as \(logits, None\); got an array \[2, 3\]"),
+        ((LOGITS,), r"such as \(logits, None\); got tuple of 1"),
+        ((LOGITS, None, None), r"such as \(logits, None\); got tuple of 3"),
         (({}, LOGITS), r"logits must be an array \[b, classes\]; got dict"),
-        ((LOGITS[0], None), r"logits must be an array \[b, classes\]; got \w*Array\w* \[3\]"),
+        ((LOGITS[0], None), r"logits must be an array \[b, classes\]; got an array \[3\]"),
     ],
 )
 def test_apply_fn_that_returns_no_logits_raises(outputs: Any, found: str) -> None:
@@ -67,20 +67,20 @@ def test_apply_fn_that_returns_no_logits_raises(outputs: Any, found: str) -> Non
 def test_apply_fn_that_returns_no_variables_raises() -> None:
     objective = training.classification(lambda params, images, key, variables: (LOGITS, None))
     batch = {"image": jnp.zeros(4), "label": jnp.zeros(4, int)}
-    with pytest.raises(ValueError, match=r"logits, intermediates\); got \w*Array"):
+    with pytest.raises(ValueError, match=r"\(logits, None\); got an array"):
         objective({}, batch, None, {})
     objective = training.classification(lambda params, images, key, variables: LOGITS)
-    with pytest.raises(ValueError, match=r"\(\(logits, intermediates\), variables\); got \w*Array"):
+    with pytest.raises(ValueError, match=r"\(\(logits, intermediates\), variables\); got an array"):
         objective({}, batch, None, {})
 
 
 @pytest.mark.parametrize(
     ("labels", "found"),
     [
-        (np.eye(4, 3, dtype=int), r"not one-hot; got int\w+\[4, 3\]"),
-        (np.zeros((4, 1), int), r"not one-hot; got int\w+\[4, 1\]"),
-        (np.zeros(4, np.float32), r"not one-hot; got float32\[4\]"),
-        (np.zeros(4, bool), r"not one-hot; got bool\[4\]"),
+        (np.eye(4, 3, dtype=int), r"int\w+\[4, 3\]; use argmax\(labels, axis=-1\) if they are one"),
+        (np.zeros((4, 1), int), r"int\w+\[4, 1\]; use labels\[:, 0\]"),
+        (np.zeros(4, np.float32), r"float32\[4\]; convert them with astype\(int\)"),
+        (np.zeros(4, bool), r"bool\[4\]; convert them with astype\(int\)"),
     ],
 )
 @pytest.mark.parametrize("jitted", [True, False], ids=["jit", "eager"])
@@ -93,7 +93,7 @@ def test_labels_that_are_not_integers_per_example_raise(
         batch = {"image": jnp.zeros(4), "label": labels}
         return training.evaluate(objective, identity, KEY, {}, batch)
 
-    expected = rf"labels must be integers \[4\] in \[0, 3\), {found}"
+    expected = rf"labels must be integers \[4\] in \[0, 3\); got {found}"
     with pytest.raises(ValueError, match=expected):
         (jax.jit(evaluate) if jitted else evaluate)(labels)
 
@@ -127,3 +127,12 @@ def test_integers_that_jax_would_truncate_raise(unchecked: None) -> None:
     ):
         with pytest.raises(ValueError, match=expected):
             call()
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_traced_labels_out_of_range_give_nan(label: int) -> None:
+    objective = training.classification(lambda params, images, key: (LOGITS, None))
+    batch = {"image": jnp.zeros(4), "label": jnp.full(4, label)}
+    values = jax.jit(lambda batch: objective({}, batch, None))(batch)
+    assert jnp.isnan(values["loss"]).all()
+    assert (values["error"] == 1).all()

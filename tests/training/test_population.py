@@ -151,6 +151,27 @@ def test_inactive_members_do_not_change(strategy: Strategy, states: TrainState) 
     chex.assert_trees_all_equal(member(found.params, 3), member(states.params, 3))
 
 
+def test_inactive_members_pass_the_check_for_nan() -> None:
+    objective = training.classification(lambda w, x, key: (x @ w, None))
+    data = {"image": jnp.eye(4), "label": jnp.arange(4) % 2}
+
+    def make_linear(hparams: Any) -> Trainable:
+        return Trainable(objective, optax.sgd(hparams), lambda keys, batch: batch)
+
+    rates, keys = jnp.asarray([0.0, 1.0]), jax.random.split(jax.random.key(0), 2)
+    state = training.init_state(keys[0], jnp.zeros((4, 2)), optax.sgd(1.0))
+    states = jax.tree.map(lambda *each: jnp.stack(each), state, state)
+    orders, active = jnp.tile(jnp.arange(4).reshape(2, 2), (2, 1, 1)), jnp.asarray([True, False])
+    with jax.debug_nans(True):
+        for call in (lambda f, *each: f(*each), lambda f, *each: jax.jit(f)(*each)):
+            train = functools.partial(population.train_steps, make_linear)
+            trained, means = call(train, states, rates, data, orders, active)
+            evaluate = functools.partial(population.evaluate, make_linear)
+            evaluated = call(evaluate, keys, trained.params, rates, data, active)
+            assert (means["loss"][1] == 0).all()
+            assert evaluated["loss"][0] > 0 == evaluated["loss"][1]
+
+
 def test_means_of_inactive_members_keep_the_dtype(states: TrainState) -> None:
     def make_narrow(hparams: Any) -> Trainable:
         trainable = make_trainable(hparams)

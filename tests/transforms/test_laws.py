@@ -1,6 +1,7 @@
 """Laws of every family of transformations, at the identity, near it and far from it."""
 
 import copy
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -231,3 +232,37 @@ def test_rigid_3d_composition_keeps_the_angle_below_pi(x64: None) -> None:
     rotation = jnp.asarray([0.0, 0.0, 2.5, 0.0, 0.0, 0.0])
     composed = transforms.rigid_3d.compose(rotation, rotation)
     np.testing.assert_allclose(composed[2], 5.0 - 2 * np.pi, atol=1e-12)
+
+
+EXTREMES = (1e-40, 1e-3, 1.0, 44.5, 88.5, 89.0, 710.0, 1e7, 1e10, 1e20, 1e38, 1e200, 1e308)
+UNBOUNDED = [*LINEAR, transforms.thin_plate_spline((2, 3))]
+UNBOUNDED += [transforms.series(each, 2) for each in (transforms.affine, transforms.projective)]
+
+
+def extreme_thetas(transform: transforms.Transform, dtype: type[np.floating]) -> np.ndarray:
+    """Finite thetas of which one entry, or all, are very large or small."""
+    limit = float(np.finfo(dtype).max)
+    values = np.unique([sign * min(each, limit) for each in EXTREMES for sign in (-1, 1)])
+    rng = np.random.default_rng(0)
+    single = np.where(
+        np.eye(transform.num_params, dtype=bool)[:, None], values[:, None], transform.identity
+    ).reshape(-1, transform.num_params)
+    return np.concatenate([single, rng.choice(values, (50, transform.num_params))]).astype(dtype)
+
+
+@pytest.mark.parametrize("transform", UNBOUNDED, ids=lambda t: f"{t.name}-{t.num_params}")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("padding_mode", ["zeros", "border"])
+def test_gradients_are_finite_for_every_finite_theta(
+    transform: transforms.Transform, dtype: type[np.floating], padding_mode: Any, x64: None
+) -> None:
+    shape = (5, 4, 3)[: transform.ndim]
+    image = jnp.asarray(np.random.default_rng(1).normal(size=(*shape, 1)), dtype)
+
+    def total(theta: jax.Array) -> jax.Array:
+        return spatial_transform(image, theta, transform, padding_mode=padding_mode).sum()
+
+    thetas = extreme_thetas(transform, dtype)
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(total)))(thetas)
+    finite = np.isfinite(gradients).all(axis=1) & np.isfinite(values)
+    np.testing.assert_array_equal(thetas[~finite], np.empty((0, transform.num_params)))

@@ -46,6 +46,7 @@ def test_equal_arguments_return_the_same_series() -> None:
     [
         (transforms.affine, 0, "count must be a whole number of at least 1; got 0"),
         (transforms.affine, 1.5, "count must be a whole number of at least 1; got 1.5"),
+        (transforms.affine, np.float64(2), "count must be a whole number .*; got np.float64"),
         ("affine", 2, "transform must be one of stn_jax.transforms"),
     ],
 )

@@ -154,6 +154,8 @@ def test_a_transform_is_an_attribute_of_flax_modules(family: Transform) -> None:
         ({"name": ""}, "name must be a string that is not empty; got ''"),
         ({"name": 3}, "name must be a string that is not empty; got 3"),
         ({"ndim": 4}, "ndim must be 2 or 3; got 4"),
+        ({"ndim": 2.0}, "ndim must be 2 or 3; got 2.0"),
+        ({"identity": np.zeros(1, object)}, "identity must be a vector of finite numbers; got"),
         ({"identity": [[0.0]]}, "identity must be a vector of finite numbers; got"),
         ({"identity": np.zeros((30, 30))}, "identity must be a vector of .*; got array"),
         ({"identity": []}, "identity must be a vector of finite numbers; got"),

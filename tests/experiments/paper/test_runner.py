@@ -341,7 +341,9 @@ def test_command_trains_the_cells_of_a_table(
     assert recorded.startswith("python -m experiments.paper addition --budget quick")
     assert config_from_dict(json.loads((folder / "config.json").read_text()))
     count = len(trained)
-    assert f"addition: {count} of {count} runs are finished" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"addition: {count} of {count} runs are finished" in printed
+    assert f"TensorBoard: tensorboard --logdir {tmp_path / 'quick'}" in printed.splitlines()
     unfinished(folder)
     for seed in (0, 1):  # the folder of seed 1 is in the way, so it is not counted
         (folder.with_name(f"seed-{seed}") / "diverged.json").write_text("{}")

@@ -98,6 +98,14 @@ def test_result_is_the_same_on_any_number_of_devices(
         assert collectives == ["all-reduce"]
 
 
+def join_and_leave(address: str, number: int, seconds: float, joined: Path) -> None:
+    """Joins a run of two processes, as a training does, and leaves it after some time."""
+    sharding.start(Run(coordinator=address, num_processes=2, process_id=number))
+    joined.touch()
+    time.sleep(seconds)
+    jax.distributed.shutdown()  # waits for the other process
+
+
 def free_address() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -204,6 +212,29 @@ def test_process_without_a_job_is_an_error(compiled: Path, tmp_path: Path) -> No
     (line,) = output.read_text().splitlines()
     assert line.startswith("error: --distributed must be used in a process that SLURM's srun, ")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_others_end_if_the_first_process_is_killed_while_they_wait(tmp_path: Path) -> None:
+    address, joined = free_address(), [tmp_path / "0", tmp_path / "1"]
+    started = [
+        processes.start(join_and_leave, address, i, seconds, joined[i])
+        for i, seconds in enumerate([1000.0, 0.0])
+    ]
+    try:
+        end = time.monotonic() + 200
+        while not all(path.exists() for path in joined):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        started[1].join(2)
+        assert started[1].is_alive()  # it waits for the results of the first one
+        started[0].kill()
+        started[1].join(3 * sharding.HEARTBEAT_TIMEOUT_S)
+        assert started[1].exitcode not in (None, 0)
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
 
 
 @pytest.mark.slow
