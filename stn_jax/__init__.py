@@ -9,8 +9,10 @@ from stn_jax import (
     contrast,
     coordinates,
     distortions,
+    fields,
     nn,
     poses,
+    targets,
     training,
     transforms,
 )
@@ -18,6 +20,7 @@ from stn_jax.sampling import grid_sample
 from stn_jax.training import population
 from stn_jax.warping import (
     affine_grid,
+    crop_boxes,
     outside_frame,
     spatial_transform,
     straighten,
@@ -35,7 +38,9 @@ __all__ = [
     "colocalisation",
     "contrast",
     "coordinates",
+    "crop_boxes",
     "distortions",
+    "fields",
     "grid_sample",
     "linen",
     "nn",
@@ -45,6 +50,7 @@ __all__ = [
     "poses",
     "spatial_transform",
     "straighten",
+    "targets",
     "training",
     "transform_grid",
     "transforms",

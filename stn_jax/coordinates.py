@@ -10,14 +10,14 @@ The coordinates of a point are ordered (x, y[, z]), the reverse of the axes of a
 (..., height, width): x runs along the width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from stn_jax._checks import is_static, is_traced
+from stn_jax._checks import check_shape, is_static, is_traced
 from stn_jax._types import Array
 
 __all__ = ["pixel_bounds", "target_points", "to_normalised", "to_pixels"]
@@ -48,13 +48,15 @@ def pixel_bounds(size: int, *, align_corners: bool) -> tuple[float, float]:
 
 
 def to_pixels(
-    normalised: Float[Array, "*shape"], size: int, *, align_corners: bool
+    normalised: Float[Array, "*shape"], size: int | Sequence[int], *, align_corners: bool
 ) -> Float[jax.Array, "*shape"]:
-    """Converts normalised coordinates on one axis to pixels.
+    """Converts normalised coordinates to pixels, on one axis or as points.
 
     Args:
-        normalised: normalised coordinates of any shape.
-        size, align_corners: as in `pixel_bounds`. Static.
+        normalised: normalised coordinates of any shape; points `[..., n]` with (x, y[, z]) on the
+            last axis if `size` is a shape.
+        size: number of pixels on the axis, or the spatial shape of the image. Static.
+        align_corners: as in `pixel_bounds`. Static.
 
     Returns:
         Pixel coordinates of the same shape.
@@ -63,26 +65,49 @@ def to_pixels(
         >>> to_pixels(jnp.asarray([-1.0, 0.0]), 4, align_corners=False)
         Array([-0.5,  1.5], dtype=float32)
     """
+    if isinstance(size, Sequence):
+        return _convert_points(to_pixels, normalised, size, align_corners=align_corners)
     half = half_extent(size, align_corners=align_corners)
     return jnp.asarray(normalised) * half + (size - 1) / 2
 
 
+def _convert_points(
+    convert: Callable[..., jax.Array], points: Array, shape: Sequence[int], *, align_corners: bool
+) -> jax.Array:
+    """Applies `to_pixels` or `to_normalised` to each coordinate of points `[..., n]`."""
+    given = jnp.shape(points)
+    check_shape("points", given, f"[..., {len(shape)}]", given[-1:] == (len(shape),))
+    coordinates = [
+        convert(points[..., i], size, align_corners=align_corners)
+        for i, size in enumerate(reversed(shape))
+    ]
+    return jnp.stack(coordinates, axis=-1)
+
+
 def to_normalised(
-    pixels: Float[Array, "*shape"], size: int, *, align_corners: bool
+    pixels: Float[Array, "*shape"], size: int | Sequence[int], *, align_corners: bool
 ) -> Float[jax.Array, "*shape"]:
-    """Converts pixel coordinates on one axis to normalised coordinates.
+    """Converts pixel coordinates to normalised coordinates, on one axis or as points.
+
+    With a shape, it makes grids for `grid_sample` from grids in pixels.
 
     Args:
-        pixels: pixel coordinates of any shape.
-        size, align_corners: as in `pixel_bounds`. Static.
+        pixels: pixel coordinates of any shape; points `[..., n]` with (x, y[, z]) on the last axis
+            if `size` is a shape.
+        size: number of pixels on the axis, or the spatial shape of the image. Static.
+        align_corners: as in `pixel_bounds`. Static.
 
     Returns:
-        Normalised coordinates of the same shape; all 0 if `align_corners` and `size` is 1.
+        Normalised coordinates of the same shape; 0 on axes of one pixel if `align_corners`.
 
     Example:
         >>> to_normalised(jnp.asarray([-0.5, 1.5]), 4, align_corners=False)
         Array([-1.,  0.], dtype=float32)
+        >>> to_normalised(jnp.asarray([3.5, 0.5]), (2, 4), align_corners=False)  # (x, y)
+        Array([1., 0.], dtype=float32)
     """
+    if isinstance(size, Sequence):
+        return _convert_points(to_normalised, pixels, size, align_corners=align_corners)
     half = half_extent(size, align_corners=align_corners)
     centred = jnp.asarray(pixels) - (size - 1) / 2
     if is_static(size):

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
-from stn_jax._checks import check_sizes
+from stn_jax._checks import check_shape, check_sizes
 from stn_jax._sharding import run_on_auto_axes
-from stn_jax._types import Array
+from stn_jax._types import Array, Number, float_dtype
 from stn_jax.transforms import Transform, similarity
 from stn_jax.transforms.base import as_theta, at_least_float32, check_transform
 from stn_jax.warping import warp_points
@@ -75,6 +76,88 @@ def affine_from_pose(
         Array(1., dtype=float32)
     """
     return affine_from_pixels(similarity.matrix(jnp.asarray(pose)), input_shape, output_shape)
+
+
+def affine_about(
+    angle_deg: Number,
+    input_shape: Sequence[int],
+    *,
+    centre: Float[Array, "2"] | Sequence[float] | None = None,
+    scale: Number = 1.0,
+    output_shape: Sequence[int] | None = None,
+) -> Float[jax.Array, "6"]:
+    """Makes the theta of `transforms.affine` that rotates and scales an image about a point.
+
+    Angles and scales are those seen on screen, even if the image is not square. The rotation by a
+    multiple of 90 degrees is exact. The content at the point does not move, relative to the centre
+    of the image.
+
+    Args:
+        angle_deg: angle in degrees by which the content rotates, anticlockwise on screen. May be
+            traced, as may `centre` and `scale`.
+        input_shape: (height, width) of the image. Static.
+        centre: the point (x, y) in pixels of the image; the centre of the first pixel is the
+            origin. By default the centre of the image.
+        scale: factor by which the content is enlarged.
+        output_shape: (height, width) of the output, by default that of the image. Static.
+
+    Returns:
+        `[6]`, for `spatial_transform` without `align_corners`.
+
+    Raises:
+        ValueError: unless both shapes are two non-negative integers, and the point is two numbers.
+
+    Example:
+        >>> from stn_jax import spatial_transform, transforms
+        >>> image = jnp.arange(6.0).reshape(2, 3, 1)
+        >>> theta = affine_about(90.0, (2, 3), output_shape=(3, 2))
+        >>> spatial_transform(image, theta, transforms.affine, output_shape=(3, 2))[..., 0]
+        Array([[2., 5.],
+               [1., 4.],
+               [0., 3.]], dtype=float32)
+    """
+    height, width = check_sizes("input_shape", input_shape, 2)
+    given = (height, width) if output_shape is None else output_shape
+    output_sizes = check_sizes("output_shape", given, 2)
+    image_centre = ((width - 1) / 2, (height - 1) / 2)
+    given_numbers = (angle_deg, image_centre if centre is None else centre, scale)
+    arrays = [each for each in given_numbers if isinstance(each, jax.Array | np.ndarray)]
+    dtypes = [each.dtype for each in arrays] or [jnp.result_type(float)]
+    dtype = float_dtype(*dtypes)  # that of the arrays, whatever Python's numbers become
+    angle, pixel, factor = (jnp.asarray(each, dtype) for each in given_numbers)
+    check_shape("centre", pixel.shape, "[2]", pixel.shape == (2,))
+    shapes = {"input_shape": (height, width), "output_shape": output_sizes}
+    return run_on_auto_axes(_affine_about, angle, pixel, factor, **shapes)
+
+
+def _affine_about(
+    angle_deg: jax.Array,
+    centre: jax.Array,
+    scale: jax.Array,
+    *,
+    input_shape: tuple[int, int],
+    output_shape: tuple[int, int],
+) -> jax.Array:
+    """`affine_about` without checks."""
+    height, width = input_shape
+    x, y = centre[0] - (width - 1) / 2, centre[1] - (height - 1) / 2
+    cos, sin = (each / scale for each in _cos_and_sin_deg(angle_deg))
+    rows = [
+        jnp.stack([cos, -sin, x - (cos * x - sin * y)]),
+        jnp.stack([sin, cos, y - (sin * x + cos * y)]),
+    ]
+    return affine_from_pixels(jnp.stack(rows), input_shape, output_shape)
+
+
+def _cos_and_sin_deg(angle_deg: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of an angle in degrees, exact for multiples of 90."""
+    quarters = jax.lax.stop_gradient(jnp.round(angle_deg / 90))
+    rest = (angle_deg - 90 * quarters) * (jnp.pi / 180)
+    cos, sin, quarter = jnp.cos(rest), jnp.sin(rest), jnp.mod(quarters, 4)
+    return (
+        jnp.select([quarter == 0, quarter == 1, quarter == 2], [cos, -sin, -cos], sin),
+        jnp.select([quarter == 0, quarter == 1, quarter == 2], [sin, cos, -sin], -cos),
+    )
 
 
 def pose_at_centre(

@@ -14,12 +14,15 @@ from stn_jax import (
     colocalisation,
     contrast,
     coordinates,
+    crop_boxes,
     distortions,
+    fields,
     grid_sample,
     outside_frame,
     poses,
     spatial_transform,
     straighten,
+    targets,
     transform_grid,
     transforms,
     warp_points,
@@ -65,6 +68,7 @@ def shear(theta: jax.Array, points: jax.Array) -> jax.Array:
 
 AFFINE, PROJECTIVE = transforms.affine, transforms.projective
 SPLINE = transforms.thin_plate_spline((3, 3))
+POLAR = targets.polar((4, 3), max_radius=0.7)
 SHEAR = Transform("shear", 2, np.zeros(1), shear)
 FAMILIES = {
     name: family
@@ -73,6 +77,9 @@ FAMILIES = {
 } | {
     "thin_plate_spline": SPLINE,
     "series": transforms.series(AFFINE, 2),
+    "chain": transforms.chain(SPLINE, PROJECTIVE),
+    "velocity_field": transforms.velocity_field((2, 3)),
+    "cpab": transforms.cpab((1, 2)),
     "Transform (user-defined)": SHEAR,
 }
 
@@ -153,11 +160,13 @@ def converted(points: jax.Array) -> list[jax.Array]:
     return [
         coordinates.to_pixels(points, 4, align_corners=False),
         coordinates.to_normalised(points, 4, align_corners=True),
+        coordinates.to_normalised(points, SIZES, align_corners=False),
     ]
 
 
 def family_cases() -> dict[str, Case]:
-    makers = {name: (getattr(transforms, name),) for name in ("thin_plate_spline", "series")}
+    names = ("thin_plate_spline", "series", "chain", "velocity_field", "cpab")
+    makers = {name: (getattr(transforms, name),) for name in names}
     return {
         f"transforms.{name}": family_case(family, *makers.get(name, ()))
         for name, family in FAMILIES.items()
@@ -191,12 +200,21 @@ def warping_cases() -> dict[str, Case]:
             (thetas(PROJECTIVE),),
             (transform_grid,),
         ),
+        "spatial_transform (target)": Case(
+            lambda image, theta: spatial_transform(image, theta, AFFINE, target=POLAR),
+            (numbers(*SIZES, 1), thetas(AFFINE)),
+        ),
         "grid_sample (bilinear)": sampling_case(padding_mode="reflection"),
         "grid_sample (bicubic)": sampling_case(mode="bicubic", padding_mode="border"),
         "grid_sample (nearest)": sampling_case(mode="nearest"),
         "spatial_transform": warp_case(AFFINE),
         "spatial_transform (spline)": warp_case(SPLINE),
         "spatial_transform (3-D)": warp_case(transforms.affine_3d),
+        "crop_boxes": Case(
+            lambda image, boxes: crop_boxes(image, boxes, (2, 3)),
+            (numbers(*SIZES, 1), numbers(3, 4, scale=4.0)),
+            (crop_boxes,),
+        ),
         "straighten": straightening_case(AFFINE),
         "straighten (spline)": straightening_case(SPLINE),
         "warp_points": Case(warped_points, (numbers(3, 2), thetas(PROJECTIVE)), (warp_points,)),
@@ -204,14 +222,43 @@ def warping_cases() -> dict[str, Case]:
     }
 
 
+def all_of_fields(image: jax.Array, outer: jax.Array, inner: jax.Array) -> dict[str, jax.Array]:
+    return {
+        "warp": fields.warp(image, outer),
+        "resize": fields.resize(outer, (3,) * outer.shape[-1]),
+        "compose": fields.compose(outer, inner),
+        "exponential": fields.exponential(outer, 2),
+        "jacobian_determinant": fields.jacobian_determinant(outer),
+        "folding_fraction": fields.folding_fraction(outer),
+        "diffusion_penalty": fields.diffusion_penalty(outer),
+    }
+
+
+def fields_case(*spatial: int) -> Case:
+    """All functions of displacement fields."""
+    ndim = len(spatial)
+    outer, inner = numbers(*spatial, ndim, seed=1), numbers(*spatial, ndim, seed=2)
+    covers = tuple(getattr(fields, name) for name in fields.__all__)
+    return Case(all_of_fields, (numbers(*spatial, 1), outer, inner), covers)
+
+
 def other_cases() -> dict[str, Case]:
     image, pose, similarity = numbers(*SIZES, 1), numbers(4), transforms.similarity
     boxes = np.asarray([[0, 0, 2, 1], [0, 0, 1, 2]], np.float32)
     return {
+        "fields": fields_case(*SIZES),
+        "fields (3-D)": fields_case(2, 3, 4),
         "poses.affine_from_pose": Case(
             lambda pose: poses.affine_from_pose(pose, SIZES, SIZES),
             (pose,),
             (poses.affine_from_pose, poses.affine_from_pixels),
+        ),
+        "poses.affine_about": Case(
+            lambda angle, centre, scale: poses.affine_about(
+                angle, SIZES, centre=centre, scale=scale
+            ),
+            (numbers(), numbers(2), numbers()),
+            (poses.affine_about,),
         ),
         "poses.pose_at_centre": Case(
             lambda theta: poses.pose_at_centre(theta, similarity, SIZES),

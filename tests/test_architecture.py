@@ -24,9 +24,11 @@ LIBRARY = {
     "stn_jax._checks": (),
     "stn_jax._sharding": (),
     "stn_jax.coordinates": LEAVES,
-    "stn_jax.transforms": LEAVES,
     "stn_jax.sampling": (*LEAVES, "stn_jax.coordinates"),
+    "stn_jax.fields": (*LEAVES, "stn_jax.coordinates", "stn_jax.sampling"),
+    "stn_jax.transforms": (*LEAVES, "stn_jax.sampling", "stn_jax.fields"),
     "stn_jax.warping": (*LEAVES, "stn_jax.coordinates", "stn_jax.sampling", "stn_jax.transforms"),
+    "stn_jax.targets": LEAVES,
     "stn_jax.poses": (*LEAVES, "stn_jax.transforms", "stn_jax.warping"),
     "stn_jax.contrast": LEAVES,
     "stn_jax.distortions": (

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from stn_jax import coordinates
+from stn_jax import coordinates, targets
 from tests.compilation import compile_quickly  # noqa: F401
 from tests.mode_cases import BATCH, CASES, Case
 from tests.test_api import FUNCTIONS
@@ -322,7 +322,12 @@ def table() -> Iterator[None]:
 
 # These packages have tests of their own for their modules.
 MODULES = ("stn_jax.nn", "stn_jax.linen", "stn_jax.nnx", "stn_jax.training")
-WITHOUT_ARRAYS = (coordinates.pixel_bounds, coordinates.target_points)
+WITHOUT_ARRAYS = (
+    coordinates.pixel_bounds,
+    coordinates.target_points,
+    targets.polar,
+    targets.log_polar,
+)
 
 
 def test_every_public_function_is_in_the_table() -> None:

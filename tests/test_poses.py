@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import stn_jax
-from stn_jax import poses, transforms
+from stn_jax import poses, spatial_transform, transforms, warp_points
 from stn_jax.transforms import affine, similarity
 
 POSE = [0.7, 0.3, 4.0, -2.5]
@@ -136,3 +136,41 @@ def test_frames_without_equivariance_error_show_the_same_pixels() -> None:
     )
     assert np.abs(moved - image).max() > 0.3
     np.testing.assert_allclose(output_after, output_before, atol=0.05)
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3, -5])
+def test_rotation_about_the_centre_by_right_angles_is_exact(quarters: int) -> None:
+    image = np.random.default_rng(0).normal(size=(5, 8, 2)).astype(np.float32)
+    expected = np.rot90(image, quarters)
+    theta = poses.affine_about(90.0 * quarters, (5, 8), output_shape=expected.shape[:2])
+    found = spatial_transform(image, theta, transforms.affine, output_shape=expected.shape[:2])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_rotation_about_a_point_keeps_the_point_and_does_not_shear(x64: None) -> None:
+    shape, centre, angle, scale = (20, 31), np.asarray([4.0, 15.0]), np.deg2rad(25.0), 1.7
+
+    @jax.jit
+    def output_of(points: jax.Array) -> jax.Array:
+        theta = poses.affine_about(jnp.asarray(25.0), shape, centre=centre, scale=scale)
+        return warp_points(points, theta, transforms.affine, shape, to="output")
+
+    points = np.asarray([[4.0, 15.0], [14.0, 15.0], [4.0, 5.0]])
+    # The y axis points down, so the content rotates anticlockwise on screen.
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    expected = centre + (points - centre) @ np.asarray([[cos, sin], [-sin, cos]]).T
+    np.testing.assert_allclose(output_of(jnp.asarray(points)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("angle", [0.0, 44.9, 45.1, 135.0, 225.0, -300.0])
+def test_rotation_in_degrees_has_the_values_and_derivatives_of_cosine_and_sine(
+    angle: float, x64: None
+) -> None:
+    def rotation(angle: jax.Array) -> jax.Array:
+        return poses.affine_about(angle, (4, 4))[jnp.asarray([0, 3])]
+
+    value, derivative = jax.jvp(rotation, (jnp.asarray(angle),), (jnp.asarray(1.0),))
+    radians = np.deg2rad(angle)
+    np.testing.assert_allclose(value, [np.cos(radians), np.sin(radians)], atol=1e-14)
+    expected = np.asarray([-np.sin(radians), np.cos(radians)]) * np.pi / 180
+    np.testing.assert_allclose(derivative, expected, atol=1e-14)

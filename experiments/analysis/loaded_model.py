@@ -17,6 +17,7 @@ from experiments.analysis.restore import TrainedRun, restore
 from experiments.datasets.image_files import pad_to_aspect, resize_to
 from experiments.runs.records import RunError, read_config, read_summary
 from experiments.settings.machine import expand_user
+from experiments.settings.relations import has_effect
 from experiments.training import preprocessing
 from experiments.training.experiment import EVALUATION_BATCH, input_shape
 from stn_jax.transforms import Transform
@@ -242,17 +243,17 @@ class LoadedModel:
     @property
     def frame_settings(self) -> list[dict[str, Any]]:
         """For each frame, its transformation and shapes as values for JSON."""
-        model, spline = self.config.model, {}
-        if model.transform == "thin_plate_spline":
-            spline = {
-                "control_points": model.control_points,
-                "regularisation": model.regularisation,
-            }
+        model = self.config.model
+        options = {
+            name: getattr(model, name)
+            for name in ("control_points", "regularisation")
+            if has_effect(self.config, name)
+        }
         return [
             {
                 "transform": model.transform,
                 "in_series": model.transformers if model.placement == "series" else 1,
-                **spline,
+                **options,
                 "align_corners": model.align_corners,
                 "network_input_shape": self.image_shape[:-1],
                 "network_output_shape": shape,

@@ -32,6 +32,7 @@ TransformName = Literal[
     "affine",
     "projective",
     "thin_plate_spline",
+    "velocity_field",
     "affine_3d",
     "rigid_3d",
 ]
@@ -158,7 +159,8 @@ class Model:
     a user-defined stn_jax.transforms.Transform, in a module that Python
     can import: in this folder or on PYTHONPATH."""
     control_points: tuple[int, int] = (4, 4)
-    """Rows and columns of control points of the thin plate spline."""
+    """Rows and columns of control points of the thin plate spline and of
+    the velocity field."""
     regularisation: float = 0.0
     """Regularisation of the thin plate spline."""
     placement: Literal["input", "series", "parallel", "between"] = "input"

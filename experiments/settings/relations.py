@@ -42,7 +42,7 @@ REQUIREMENTS: Mapping[str, tuple[str, tuple[str, ...]]] = types.MappingProxyType
         "clutter": ("distortion", ("tc",)),
         "crop_size": ("distortion", ("tc",)),
         "transform": ("model", WITH_TRANSFORMER),
-        "control_points": ("transform", ("thin_plate_spline",)),
+        "control_points": ("transform", ("thin_plate_spline", "velocity_field")),
         "regularisation": ("transform", ("thin_plate_spline",)),
         "placement": ("model", WITH_TRANSFORMER),
         "transformers": ("model", WITH_TRANSFORMER),

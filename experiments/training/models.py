@@ -49,6 +49,8 @@ def make_transform(settings: Model) -> transforms.Transform:
         return load_fitting_family(settings)
     if settings.transform == "thin_plate_spline":
         return transforms.thin_plate_spline(settings.control_points, settings.regularisation)
+    if settings.transform == "velocity_field":
+        return transforms.velocity_field(settings.control_points)
     return getattr(transforms, settings.transform)
 
 

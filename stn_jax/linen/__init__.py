@@ -13,6 +13,7 @@ from stn_jax.linen.localisation import (
     VolumeLocalisationNetwork,
 )
 from stn_jax.linen.transformers import (
+    IterativeTransformer,
     ParallelTransformers,
     SpatialTransformer,
     SpatialTransformerNetwork,
@@ -30,6 +31,7 @@ __all__ = [
     "Dropout",
     "FCNLocalisationNetwork",
     "Head",
+    "IterativeTransformer",
     "ParallelTransformers",
     "Projection",
     "SpatialTransformer",

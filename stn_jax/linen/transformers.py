@@ -16,6 +16,7 @@ from stn_jax.nn.warp import (
     Warp,
     apply_parallel,
     apply_stages,
+    check_iterations,
     check_module,
 )
 from stn_jax.transforms.base import Transform
@@ -107,11 +108,53 @@ class SpatialTransformer(nn.Module):
             "grid": [b, *out, n], "output": output}`, which are also sown into the collection
             `intermediates`. Under `jit`, unused values are not computed.
         """
-        thetas = self.warp.thetas(images, self.localisation, self.localisation_regression)
-        output, intermediates = self.warp(images, thetas)
+        output, intermediates = self.warp(images, self._thetas(images))
         for name, value in intermediates.items():
             self.sow("intermediates", name, value)
         return output, intermediates
+
+    def _thetas(self, images: ImagesOrVolumes) -> Float[jax.Array, "b num_params"]:
+        return self.warp.thetas(images, self.localisation, self.localisation_regression)
+
+
+class IterativeTransformer(SpatialTransformer):
+    """A spatial transformer that refines theta in several iterations with shared weights.
+
+    The first iteration sees the images, each further one the images warped by the theta so far.
+    Its prediction is composed with that theta. The output is the original image warped by the last
+    theta, so it is interpolated once. With one iteration, the module equals `SpatialTransformer`.
+    Train the localisation network with a low learning rate, because its weights act several times.
+
+    Attributes:
+        num_iterations: number of predictions, at least 1. Other attributes are those of
+            `SpatialTransformer`, without `initial_theta`.
+
+    Raises:
+        ValueError: if the family defines no `compose` (see `Transform.has_compose`),
+            `num_iterations` is not a positive integer, or `initial_theta` is given; also as
+            `SpatialTransformer`.
+
+    Example:
+        >>> from stn_jax import transforms
+        >>> from stn_jax.linen import FCNLocalisationNetwork, IterativeTransformer
+        >>> localisation = FCNLocalisationNetwork((32,))
+        >>> module = IterativeTransformer(localisation, transforms.affine, num_iterations=3)
+        >>> images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1))
+        >>> output, _ = module.init_with_output(jax.random.key(1), images)[0]
+        >>> bool((output == images).all())
+        True
+
+    Source: Lin and Lucey (2017), inverse compositional spatial transformer networks.
+    """
+
+    num_iterations: int = 2
+
+    def __post_init__(self) -> None:
+        check_iterations(self.transform, self.num_iterations, self.initial_theta)
+        super().__post_init__()
+
+    def _thetas(self, images: ImagesOrVolumes) -> Float[jax.Array, "b num_params"]:
+        return self.warp.iterate(images, super()._thetas, self.num_iterations)
 
 
 class ParallelTransformers(nn.Module):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Num
 
-from stn_jax._checks import as_numbers, check_shape, check_sizes, is_traced
+from stn_jax._checks import as_numbers, check_shape, check_sizes, is_traced, one_line
 from stn_jax._types import Array, Mode, PaddingMode
 from stn_jax.nn.layers import Layer
 from stn_jax.transforms.base import Transform, at_least_float32, check_transform
@@ -96,6 +96,39 @@ class Warp:
         features = localisation(images)
         _check_features(features, images.shape[0])
         return regression(at_least_float32(features))
+
+    def iterate(
+        self,
+        images: ImagesOrVolumes,
+        predict: Callable[[jax.Array], Float[jax.Array, "b num_params"]],
+        num_iterations: int,
+    ) -> Float[jax.Array, "b num_params"]:
+        """Predicts thetas in several steps, each from the images warped by the theta so far.
+
+        A step acts in the frame of the warped image, so theta becomes `compose(theta, step)`. A
+        step whose composition is not finite, such as one beyond the horizon of a homography, is
+        left out for its image. The original images are warped each time, so nothing outside an
+        intermediate frame is lost, and the images are not blurred repeatedly.
+
+        Args:
+            images: images or volumes.
+            predict: maps images to the theta of a step. It sees images of the original shape.
+            num_iterations: number of predictions, at least 1. The first one sees the images
+                themselves.
+        """
+        look, images = dataclasses.replace(self, output_shape=None), jnp.asarray(images)
+        thetas = predict(images)
+        for _ in range(num_iterations - 1):
+            views, _ = look(images, thetas)
+            thetas = jax.vmap(self._compose_if_finite)(thetas, predict(views))
+        return thetas
+
+    def _compose_if_finite(self, theta: jax.Array, step: jax.Array) -> jax.Array:
+        """`compose(theta, step)`, or theta if that is not finite. Gradients are finite too."""
+        compose = self.transform.compose
+        finite = jnp.isfinite(compose(theta, step)).all()
+        identity = jnp.asarray(self.transform.identity, step.dtype)
+        return jnp.where(finite, compose(theta, jnp.where(finite, step, identity)), theta)
 
     def __call__(
         self, images: ImagesOrVolumes, thetas: Float[Array, "b num_params"]
@@ -216,6 +249,23 @@ def check_module(argument: str, module: object, *, foreign: type, remedy: str) -
     owner = getattr(module, "__self__", module)
     if isinstance(owner, foreign):
         raise ValueError(f"{argument} must not be {type(owner).__name__}, {remedy}")
+
+
+def check_iterations(transform: Transform, num_iterations: object, initial_theta: object) -> None:
+    """Raises `ValueError` unless the settings are those of an iterative transformer."""
+    check_transform(transform)
+    if not transform.has_compose:
+        raise ValueError(f"transform must define compose; got {transform!r}")
+    number = as_numbers(num_iterations)
+    if number is None or number.shape != () or number.dtype.kind not in "iu" or number < 1:
+        raise ValueError(
+            f"num_iterations must be a whole number of at least 1; got {one_line(num_iterations)}"
+        )
+    if initial_theta is not None:
+        raise ValueError(
+            "initial_theta must be None, because each iteration starts at the identity; "
+            f"got {one_line(initial_theta)}"
+        )
 
 
 def is_localisation(path: Sequence[Any]) -> bool:

@@ -16,6 +16,7 @@ from stn_jax.nnx.localisation import (
     VolumeLocalisationNetwork,
 )
 from stn_jax.nnx.transformers import (
+    IterativeTransformer,
     ParallelTransformers,
     SpatialTransformer,
     SpatialTransformerNetwork,
@@ -32,6 +33,7 @@ __all__ = [
     "Dropout",
     "FCNLocalisationNetwork",
     "Head",
+    "IterativeTransformer",
     "ParallelTransformers",
     "Projection",
     "SpatialTransformer",

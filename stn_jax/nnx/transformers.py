@@ -17,6 +17,7 @@ from stn_jax.nn.warp import (
     Warp,
     apply_parallel,
     apply_stages,
+    check_iterations,
     check_module,
 )
 from stn_jax.nnx.layers import linear
@@ -114,12 +115,64 @@ class SpatialTransformer(nnx.Module):
             "grid": [b, *out, n], "output": output}`, which are also sown as `nnx.Intermediate` for
             `nnx.capture`. Under `jit`, unused values are not computed.
         """
-        thetas = self.warp.thetas(images, self.localisation, self.localisation_regression)
-        output, intermediates = self.warp(images, thetas)
+        output, intermediates = self.warp(images, self._thetas(images))
         if hasattr(self, "__captures__"):  # outside `nnx.capture`, `sow` would change the module
             for name, value in intermediates.items():
                 self.sow(nnx.Intermediate, name, value)
         return output, intermediates
+
+    def _thetas(self, images: ImagesOrVolumes) -> Float[jax.Array, "b num_params"]:
+        return self.warp.thetas(images, self.localisation, self.localisation_regression)
+
+
+class IterativeTransformer(SpatialTransformer):
+    """A spatial transformer that refines theta in several iterations with shared weights.
+
+    The first iteration sees the images, each further one the images warped by the theta so far.
+    Its prediction is composed with that theta. The output is the original image warped by the last
+    theta, so it is interpolated once. With one iteration, the module equals `SpatialTransformer`.
+    Train the localisation network with a low learning rate, because its weights act several times.
+
+    Args:
+        localisation, transform: as for `SpatialTransformer`.
+        num_iterations: number of predictions, at least 1.
+        options: the other arguments of `SpatialTransformer`, without `initial_theta`.
+
+    Raises:
+        ValueError: if the family defines no `compose` (see `Transform.has_compose`),
+            `num_iterations` is not a positive integer, or `initial_theta` is given; also as
+            `SpatialTransformer`.
+
+    Example:
+        >>> from flax import nnx
+        >>> from stn_jax import transforms
+        >>> from stn_jax.nnx import FCNLocalisationNetwork, IterativeTransformer
+        >>> rngs = nnx.Rngs(0)
+        >>> localisation = FCNLocalisationNetwork((8, 8, 1), (32,), rngs=rngs)
+        >>> model = IterativeTransformer(
+        ...     localisation, transforms.affine, num_iterations=3, rngs=rngs
+        ... )
+        >>> images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1))
+        >>> bool((model(images)[0] == images).all())
+        True
+
+    Source: Lin and Lucey (2017), inverse compositional spatial transformer networks.
+    """
+
+    def __init__(
+        self,
+        localisation: Layer,
+        transform: Transform,
+        *,
+        num_iterations: int = 2,
+        **options: Any,
+    ) -> None:
+        check_iterations(transform, num_iterations, options.get("initial_theta"))
+        super().__init__(localisation, transform, **options)
+        self.num_iterations = num_iterations
+
+    def _thetas(self, images: ImagesOrVolumes) -> Float[jax.Array, "b num_params"]:
+        return self.warp.iterate(images, super()._thetas, self.num_iterations)
 
 
 class _ModuleSequence(nnx.Module):

@@ -20,6 +20,7 @@ from stn_jax._types import Array, float_dtype
 from stn_jax.coordinates import centred_pixels, half_extent, target_point_array, target_scale
 from stn_jax.transforms.base import (
     Transform,
+    as_points,
     as_theta,
     at_least_float32,
     check_transform,
@@ -71,8 +72,9 @@ def affine_grid(
 def transform_grid(
     theta: Float[Array, " num_params"],
     transform: Transform,
-    output_shape: Sequence[int],
+    output_shape: Sequence[int] | None = None,
     *,
+    target: Float[Array, "*out n"] | None = None,
     align_corners: bool = False,
 ) -> Float[jax.Array, "*out n"]:
     """Computes the source grid of any transformation (the grid generator of the paper).
@@ -83,14 +85,18 @@ def transform_grid(
         theta: flat parameters, `[transform.num_params]`.
         transform: the family of theta. Static.
         output_shape: (height, width) or (depth, height, width) of the output. Static.
+        target: normalised target points, floating, instead of the pixels of an output of
+            `output_shape`; for example from `stn_jax.targets`.
         align_corners: as in `grid_sample`. Static.
 
     Returns:
-        `[*output_shape, transform.ndim]`, normalised, for `grid_sample` and `outside_frame`.
+        `[*output_shape, transform.ndim]`, normalised, for `grid_sample` and `outside_frame`; with
+        `target`, an array of its shape.
 
     Raises:
-        ValueError: if theta or `output_shape` does not fit the transformation, if `transform` is
-            not a `Transform`, or if `align_corners` is not a bool.
+        ValueError: if theta, `output_shape` or `target` does not fit the transformation, unless
+            exactly one of `output_shape` and `target` is given, if `transform` is not a
+            `Transform`, or if `align_corners` is not a bool.
 
     Example:
         >>> from stn_jax.transforms import rotation
@@ -103,6 +109,13 @@ def transform_grid(
     check_transform(transform)
     check_bool("align_corners", align_corners)
     theta = as_theta(theta, transform.num_params, transform.name)
+    if (output_shape is None) == (target is None):
+        given = "neither" if target is None else "both"
+        raise ValueError(f"either output_shape or target must be given; got {given}")
+    if target is not None:
+        points = as_points(target, transform.ndim, transform.name)
+        dtype = float_dtype(theta.dtype, points.dtype)
+        return transform.warp(theta.astype(dtype), points.astype(dtype))
     sizes = check_sizes("output_shape", output_shape, transform.ndim)
     points = target_point_array(sizes, theta.dtype, align_corners=align_corners)
     return transform.warp(theta, points)

@@ -1,6 +1,6 @@
 """Warping points: the map between the coordinates of an image and of its warped version."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -95,19 +95,8 @@ def _warp_points(
     if to == "output":
         from_sizes, to_sizes = input_shape, output_shape
         theta = transform.inverse(theta)
-    normalised = convert_units(to_normalised, points, from_sizes, align_corners)
+    normalised = to_normalised(points, from_sizes, align_corners=align_corners)
     warped = transform.warp(theta, normalised)
     if to == "output":  # a homography of NaN maps points far away instead of to NaN
         warped = jnp.where(jnp.isfinite(theta).all(), warped, jnp.nan)
-    return convert_units(to_pixels, warped, to_sizes, align_corners)
-
-
-def convert_units(
-    convert: Callable[..., jax.Array], points: jax.Array, shape: Sequence[int], align_corners: bool
-) -> jax.Array:
-    """Applies `to_pixels` or `to_normalised` to each coordinate of points `[..., n]`."""
-    coordinates = [
-        convert(points[..., i], size, align_corners=align_corners)
-        for i, size in enumerate(reversed(shape))
-    ]
-    return jnp.stack(coordinates, axis=-1)
+    return to_pixels(warped, to_sizes, align_corners=align_corners)

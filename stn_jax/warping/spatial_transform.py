@@ -11,9 +11,9 @@ from stn_jax._checks import check_bool, check_shape, check_sizes, describe_image
 from stn_jax._sharding import partition_spec, run_on_auto_axes
 from stn_jax._types import Array, Mode, PaddingMode
 from stn_jax.coordinates import pixel_bounds
-from stn_jax.sampling.grid_sample import check_sampling, sample, sampled_spec
+from stn_jax.sampling.grid_sample import check_sampling, grid_sample, sample, sampled_spec
 from stn_jax.transforms.base import Transform, as_theta, check_transform
-from stn_jax.warping.grids import source_pixels
+from stn_jax.warping.grids import source_pixels, transform_grid
 
 
 def spatial_transform(
@@ -22,6 +22,7 @@ def spatial_transform(
     transform: Transform,
     *,
     output_shape: Sequence[int] | None = None,
+    target: Float[Array, "*out n"] | None = None,
     mode: Mode = "bilinear",
     padding_mode: PaddingMode = "zeros",
     align_corners: bool = False,
@@ -39,14 +40,17 @@ def spatial_transform(
             computed in its dtype, at least float32.
         transform: one of `stn_jax.transforms`, or a user-defined `Transform`. Static.
         output_shape: spatial shape of the output, by default that of the image. Static.
+        target: normalised target points, floating, instead of the pixels of an output of
+            `output_shape`; for example from `stn_jax.targets`.
         mode, padding_mode, align_corners, fill: as in `grid_sample`.
 
     Returns:
-        `[*output_shape, c]` in the dtype of the image.
+        `[*output_shape, c]` in the dtype of the image; with `target`, `[*out, c]`.
 
     Raises:
-        ValueError: if shapes do not fit, if `mode`, `padding_mode` or `fill` is invalid, if
-            `transform` is not a `Transform`, or if `align_corners` is not a bool.
+        ValueError: if shapes do not fit, if `mode`, `padding_mode` or `fill` is invalid, if both
+            `output_shape` and `target` are given, if `transform` is not a `Transform`, or if
+            `align_corners` is not a bool.
 
     Example:
         >>> image = jnp.arange(6.0).reshape(2, 3, 1)
@@ -63,6 +67,16 @@ def spatial_transform(
     ndim, shape = transform.ndim, np.shape(image)
     expected = describe_image_shape(ndim)
     check_shape(f"image for {transform.name}", shape, expected, len(shape) == ndim + 1)
+    if target is not None:
+        grid = transform_grid(theta, transform, output_shape, target=target)
+        return grid_sample(
+            image,
+            grid,
+            mode=mode,
+            padding_mode=padding_mode,
+            align_corners=align_corners,
+            fill=fill,
+        )
     input_shape = shape[:-1]
     given = input_shape if output_shape is None else output_shape
     output_sizes = check_sizes("output_shape", given, ndim)

@@ -15,7 +15,7 @@ from stn_jax.coordinates import computed_target_points, pixel_bounds, to_pixels
 from stn_jax.sampling.grid_sample import check_sampling, sample
 from stn_jax.sampling.padding import Bounds
 from stn_jax.transforms.base import Transform, as_theta, at_least_float32, check_transform
-from stn_jax.warping.points import convert_units, warp_points
+from stn_jax.warping.points import warp_points
 
 # Rows warped at a time: a spline on 3000 x 4000 pixels takes 0.12 GB instead of 1.8 GB.
 ROWS_AT_A_TIME = 32
@@ -155,7 +155,7 @@ def straighten_padded(
     theta = at_least_float32(theta)
     out_sizes = [axis.out_size for axis in axes]
     targets = computed_target_points(output_shape, theta.dtype, out_sizes)
-    targets = convert_units(to_pixels, targets, network_output_shape, False)
+    targets = to_pixels(targets, network_output_shape, align_corners=False)
     # A spline needs several numbers per control point and pixel, so it is warped in parts.
     warp = warp_points if transform.has_matrix else _warp_points_by_rows
     points = warp(

@@ -48,6 +48,12 @@ LINEN = {
         ),
         IMAGES,
     ),
+    "iterative": (
+        linen.IterativeTransformer(
+            linen.FCNLocalisationNetwork((4,)), transforms.projective, num_iterations=2
+        ),
+        IMAGES[:, ::2, ::2],
+    ),
     "volumes": (
         linen.SpatialTransformerNetwork(
             (

@@ -89,8 +89,16 @@ def st_cnn(package: Any, given: Arguments) -> Any:
     return package.SpatialTransformer(localisation, transforms.translation_scale, **given.keys())
 
 
+def iterative(package: Any, given: Arguments) -> Any:
+    localisation = package.FCNLocalisationNetwork(*given.shaped(SHAPE), (8,), **given.keys())
+    return package.IterativeTransformer(
+        localisation, transforms.affine, num_iterations=2, output_shape=(8, 9), **given.keys()
+    )
+
+
 SPLINE = transforms.thin_plate_spline((3, 3))
 MODELS = {
+    "iterative": (SHAPE, iterative),
     "series": (SHAPE, series),
     "between layers": (SHAPE, between_layers),
     "parallel": (SHAPE, parallel),

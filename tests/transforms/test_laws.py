@@ -25,7 +25,16 @@ SPLINES = [
     transforms.thin_plate_spline((2, 3)),
     transforms.thin_plate_spline((3, 3), 0.1),
 ]
-ALL = [*LINEAR, *SPLINES, transforms.series(transforms.affine, 2)]
+FLOWS = [transforms.velocity_field((3, 4)), transforms.velocity_field((2, 2, 3))]
+CPAB = [transforms.cpab((2, 3)), transforms.cpab((1, 2), zero_boundary=False)]
+ALL = [
+    *LINEAR,
+    *SPLINES,
+    *FLOWS,
+    *CPAB,
+    transforms.series(transforms.affine, 2),
+    transforms.chain(transforms.thin_plate_spline((2, 3)), transforms.projective),
+]
 DISTANCES = {"at the identity": 0.0, "near the identity": 1e-6, "far from the identity": 0.2}
 
 every_transform = pytest.mark.parametrize(
@@ -137,7 +146,12 @@ def test_forward_reverse_and_numerical_jacobians_agree(
     for name, distance in DISTANCES.items():
         forward, reverse, numerical = jacobians(random_theta(transform, distance))
         np.testing.assert_allclose(forward, reverse, atol=1e-12, err_msg=name)
-        np.testing.assert_allclose(forward, numerical, atol=1e-8, err_msg=name)
+        # Near the identity, flows read a grid close to its nodes, where the derivative jumps by
+        # the order of theta; the difference quotient averages both sides.
+        one_sided = transform in FLOWS and distance < 0.1
+        np.testing.assert_allclose(
+            forward, numerical, atol=2e-6 if one_sided else 1e-8, err_msg=name
+        )
 
 
 @every_transform

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import stn_jax
-from stn_jax import transforms
+from stn_jax import coordinates, transforms
 from tests import oracles
-from tests.warping.families import near_identity
+from tests.warping.families import both_corners, near_identity
 
 SHAPES = [(2, 2), (5, 3), (1, 4), (6, 1), (1, 1), (0, 3), (2, 3, 4), (1, 5, 1)]
 
@@ -139,3 +139,16 @@ def test_affine_grid_equals_transform_grid_of_affine() -> None:
 def test_outside_frame_counts_nan_as_outside() -> None:
     grid = jnp.asarray([[0.0, 0.0], [1.0, -1.0], [1.01, 0.0], [0.0, -2.0], [jnp.nan, 0.0]])
     np.testing.assert_array_equal(stn_jax.outside_frame(grid), [False, False, True, True, True])
+
+
+@both_corners
+@pytest.mark.parametrize("shape", [(4, 7), (1, 4, 7)], ids=str)
+def test_a_grid_in_pixels_reads_the_pixels(shape: tuple[int, ...], align_corners: bool) -> None:
+    image = np.random.default_rng(0).normal(size=(*shape, 2)).astype(np.float32)
+    pixels = np.stack(np.indices(shape)[::-1], axis=-1).astype(np.float32)
+    grid = coordinates.to_normalised(pixels, shape, align_corners=align_corners)
+    found = stn_jax.grid_sample(image, grid, mode="nearest", align_corners=align_corners)
+    np.testing.assert_array_equal(found, image)
+    back = coordinates.to_pixels(grid, shape, align_corners=align_corners)
+    inside = [size > 1 or not align_corners for size in reversed(shape)]
+    np.testing.assert_allclose(back[..., inside], pixels[..., inside], atol=1e-5)

@@ -207,6 +207,8 @@ def test_features_control_points_and_dropout_are_applied() -> None:
     assert (28 * 28, 7) in {leaf.shape for leaf in jax.tree.leaves(params)}
     spline = models.make_transform(Model(transform="thin_plate_spline", control_points=(3, 5)))
     assert spline.num_params == 30
+    flow = models.make_transform(Model(transform="velocity_field", control_points=(3, 5)))
+    assert flow is transforms.velocity_field((3, 5))
     stiff = Model(transform="thin_plate_spline", regularisation=1.0)
     theta, points = jnp.zeros(32).at[0].set(0.3), jnp.asarray([[-1.0, -1.0]])
     moved = [
