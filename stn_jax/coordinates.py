@@ -43,8 +43,8 @@ def pixel_bounds(size: int, *, align_corners: bool) -> tuple[float, float]:
         >>> pixel_bounds(4, align_corners=False)
         (-0.5, 3.5)
     """
-    centre, half = (size - 1) / 2, half_extent(size, align_corners=align_corners)
-    return centre - half, centre + half
+    low = 0.0 if align_corners else -0.5
+    return low, size - 1 - low
 
 
 def to_pixels(

@@ -78,7 +78,7 @@ def warp(
     expected = f"{[*spatial, 'c']} for this displacement, {describe_image_shape(ndim)}"
     fits = len(shape) == ndim + 1 and shape[:-1] == displacement.shape[:-1]
     check_shape("image", shape, expected, fits)
-    image, fill = check_sampling(image, mode, padding_mode, fill)
+    image, fill = check_sampling(image, mode, padding_mode, fill, displacement.dtype)
     return run_on_auto_axes(
         _warp,
         image,

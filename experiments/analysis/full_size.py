@@ -10,10 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.settings.config import Model
+from stn_jax.sampling.grid_sample import locate, sample
+from stn_jax.sampling.padding import PADDINGS
 from stn_jax.transforms import Transform
-from stn_jax.warping.straighten import StraightenedAxis, straighten_padded, straightened_axes
+from stn_jax.warping.straighten import (
+    StraightenedAxis,
+    straighten,
+    straightened_axes,
+    straightened_points,
+)
 
 _SMALLEST_SIZE = 16
+# Pixels before and behind the image that are given. The widest kernel reads three.
+_MARGIN = 4
 
 
 class FrameWarp:
@@ -41,8 +50,8 @@ class FrameWarp:
     def __call__(self, images: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """Warps a batch. Batches of similar sizes share a compiled program.
 
-        The images are padded to the next of a few sizes, and the result is cropped. This changes
-        no value.
+        The images are extended to the next of a few sizes, and the result is cropped. This changes
+        no value beyond the rounding of positions.
 
         Args:
             images: `[n, *spatial, c]`, uint8 or float32.
@@ -52,21 +61,45 @@ class FrameWarp:
             `[n, *out, c]` with the dtype and scale of the images. Bytes are rounded; NaN becomes 0.
         """
         spatial = images.shape[1:-1]
-        padded_shape = tuple(map(padded_size, spatial))
-        added = [(0, to - size) for size, to in zip(spatial, padded_shape, strict=True)]
-        padded = np.pad(images, [(0, 0), *added, (0, 0)])
+        shape = tuple(map(padded_size, spatial))
         axes = self._axes(spatial)
-        output_shape = tuple(axis.out_size for axis in self._axes(padded_shape))
-        output = self._warp_padded(padded, theta, axes, output_shape=output_shape)
+        output_shape = tuple(axis.out_size for axis in self._axes(shape))
+        extended = self._extend(images, axes, shape)
+        output = self._warp_padded(extended, theta, axes, output_shape=output_shape)
         return jax.device_get(output)[:, *(slice(axis.out_size) for axis in axes)]
 
     def trace(self, images: jax.Array, theta: jax.Array) -> jax.Array:
         """Warps a batch as a pure function of arrays, whose shapes are not padded."""
-        axes = self._axes(images.shape[1:-1])
-        return self._warp(images, theta, axes, tuple(axis.out_size for axis in axes))
+        settings, (small, small_out) = self._settings, self._small
+        warp: Any = functools.partial(
+            straighten,
+            transform=self._transform,
+            network_input_shape=small,
+            network_output_shape=small_out,
+            mode=settings.mode,
+            padding_mode=settings.padding_mode,
+            align_corners=settings.align_corners,
+        )
+        output = jax.vmap(warp)(images.astype(jnp.float32), theta)
+        return _with_dtype(output, images.dtype)
 
     def _axes(self, spatial: Sequence[int]) -> tuple[StraightenedAxis, ...]:
         return straightened_axes(spatial, *self._small, align_corners=self._settings.align_corners)
+
+    def _extend(
+        self, images: np.ndarray, axes: Sequence[StraightenedAxis], shape: Sequence[int]
+    ) -> np.ndarray:
+        """Adds pixels before and behind images, with the values that samples outside would read."""
+        fold_taps = PADDINGS[self._settings.padding_mode].fold_taps
+        for i, (axis, size) in enumerate(zip(axes, shape, strict=True), 1):
+            if fold_taps is None:
+                added = [(0, 0)] * images.ndim
+                added[i] = (_MARGIN, size - axis.size + _MARGIN)
+                images = np.pad(images, added)
+            else:
+                index = np.arange(-_MARGIN, size + _MARGIN)
+                images = images.take(fold_taps(index, axis.size, axis.bounds), axis=i)
+        return images
 
     def _warp(
         self,
@@ -75,23 +108,42 @@ class FrameWarp:
         axes: tuple[StraightenedAxis, ...],
         output_shape: tuple[int, ...],
     ) -> jax.Array:
-        small, small_out = self._small
-        warp: Any = functools.partial(
-            straighten_padded,
-            transform=self._transform,
-            network_input_shape=small,
-            network_output_shape=small_out,
-            output_shape=output_shape,
-            mode=self._settings.mode,
-            padding_mode=self._settings.padding_mode,
-            align_corners=self._settings.align_corners,
-        )
-        output = jax.vmap(lambda image, each: warp(image, axes, each))(
-            images.astype(jnp.float32), theta
-        )
-        if images.dtype != jnp.uint8:
-            return output
-        return jnp.clip(jnp.rint(jnp.nan_to_num(output)), 0, 255).astype(jnp.uint8)
+        """Warps extended images. The axes are those of the images without the added pixels."""
+        settings, (small, small_out) = self._settings, self._small
+        folds = PADDINGS[settings.padding_mode].fold_taps is not None
+        xyz = axes[::-1]
+
+        def warp(image: jax.Array, theta: jax.Array) -> jax.Array:
+            points = straightened_points(
+                axes,
+                theta,
+                self._transform,
+                small,
+                network_output_shape=small_out,
+                output_shape=output_shape,
+                align_corners=settings.align_corners,
+            )
+            options: Any = {"mode": settings.mode, "padding_mode": settings.padding_mode}
+            if folds:
+                sizes, bounds = [axis.size for axis in xyz], [axis.bounds for axis in xyz]
+                points = locate(points, sizes, bounds, **options)
+                options["padding_mode"] = "border"  # all taps are in the extended image
+            return sample(
+                image,
+                [p + _MARGIN for p in points],
+                jnp.zeros(image.shape[-1], image.dtype),
+                bounds=[(0.0, size - 1.0) for size in reversed(image.shape[:-1])],
+                **options,
+            )
+
+        return _with_dtype(jax.vmap(warp)(images.astype(jnp.float32), theta), images.dtype)
+
+
+def _with_dtype(output: jax.Array, dtype: np.dtype) -> jax.Array:
+    """Rounds to bytes if the images are bytes."""
+    if dtype != jnp.uint8:
+        return output
+    return jnp.clip(jnp.rint(jnp.nan_to_num(output)), 0, 255).astype(jnp.uint8)
 
 
 def padded_size(size: int) -> int:

@@ -1,14 +1,13 @@
-"""Bilinear sampling of images, with fast custom derivatives.
+"""Bilinear sampling of images, with fast derivatives.
 
-The values are computed by plain operations. The derivatives, which take most of the time, are
-custom; docs/performance.md has the measurements behind each choice.
+docs/performance.md has the measurements behind each choice.
 
 - A source point is one complex number x + iy, and so is a spatial derivative of the image. A
   kernel with a single output array reads the taps once for both directions; with two arrays, XLA
   reads them again for each array and each reduction of it.
 - Only the image and the points are stored between the forward and the reverse pass.
 - Reading an image at given points is linear in the image. Its transpose, the gradient to the image,
-  has its own algorithm (`_splat`), which is much faster than transposing the gathers.
+  has its own algorithm on CPUs (`_splat`), which is much faster than transposing the gathers.
 """
 
 import functools
@@ -21,7 +20,8 @@ from jax import lax
 from jaxtyping import Complex, Float
 
 from stn_jax._checks import is_static
-from stn_jax.sampling.linear_pair import apply_transpose, linear_pair
+from stn_jax.sampling.linear_pair import Axes, Tangents, apply_transpose, linear_pair
+from stn_jax.sampling.pixels import is_worth_a_copy, merge_axes, pixel_reader
 
 # Up to this many channels, sums of spatial derivatives over the channels are unrolled, because a
 # reduction over a short last axis takes several times as long.
@@ -33,7 +33,6 @@ MAX_CHUNKS = 8
 LARGEST_INDEX = 2**31 - 1
 
 
-@jax.custom_jvp
 def bilinear(
     image: Float[jax.Array, "h w c"],
     points: Complex[jax.Array, "*out"],
@@ -52,32 +51,12 @@ def bilinear(
     Returns:
         `[*out, c]` in the dtype of the image.
     """
-    return _interpolate(image, points, fill)
-
-
-@functools.partial(bilinear.defjvp, symbolic_zeros=True)
-def _bilinear_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    image, points, fill = primals
-    image_tangent, points_tangent, fill_tangent = tangents
-    output = bilinear(image, points, fill)
-    terms = []
-    if not _is_zero(fill_tangent):
-        blank = jnp.zeros((*image.shape[:2], 1), image.dtype)
-        outside = _interpolate(
-            blank, points, jnp.ones(1, image.dtype)
-        )  # total weight of taps outside
-        # Select, so that in reverse mode samples inside add exactly nothing, even if NaN.
-        terms.append(jnp.where(outside > 0, outside * fill_tangent, 0))
-    if not _is_zero(image_tangent):
-        terms.append(_read(image_tangent, points))
-    if not _is_zero(points_tangent):
-        terms.append(_points_jvp(image, points, points_tangent, fill))
-    # Not `sum(terms)`, which starts at zeros that reverse mode would store.
-    return output, sum(terms[1:], terms[0]) if terms else jnp.zeros_like(output)
-
-
-def _is_zero(tangent: object) -> bool:
-    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+    # A barrier, because XLA may otherwise round positions differently in kernels for indices and
+    # for weights: the index of one pixel with the weight of the next.
+    merged = lax.optimization_barrier(merge_axes(points))
+    channels = image.shape[-1]
+    samples = _read(image, merged, fill, result_shape=(*merged.shape, channels))
+    return samples.reshape(*points.shape, channels)
 
 
 def _within_reach(position: jax.Array, size: int) -> jax.Array:
@@ -109,7 +88,7 @@ def _cells(
 
 
 def _taps(
-    image: jax.Array, points: jax.Array, fill: jax.Array | float, channel: int | None = None
+    image: jax.Array, points: jax.Array, fill: jax.Array, channel: int | None = None
 ) -> tuple[jax.Array, ...]:
     """The four pixels around each point, of one channel or all, and the fractions right and down.
 
@@ -119,7 +98,7 @@ def _taps(
     height, width, _ = image.shape
     row, column, right, down = _cells(points, height, width)
     add_axis, channel_index = ((..., None), ()) if channel is None else ((), (channel,))
-    if channel is not None and not isinstance(fill, (int, float)):
+    if channel is not None:
         fill = fill[channel]
 
     def tap(dy: int, dx: int) -> jax.Array:
@@ -132,16 +111,36 @@ def _taps(
     return tap(0, 0), tap(0, 1), tap(1, 0), tap(1, 1), right[add_axis], down[add_axis]
 
 
-def _interpolate(image: jax.Array, points: jax.Array, fill: jax.Array | float) -> jax.Array:
-    """The sampled values by plain operations, which JAX can differentiate and transpose."""
-    top_left, top_right, bottom_left, bottom_right, right, down = _taps(image, points, fill)
-    left, up = 1 - right, 1 - down
-    top = top_left * (up * left) + top_right * (up * right)
-    return top + (bottom_left * (down * left) + bottom_right * (down * right))
+def _values(
+    image: jax.Array, points: jax.Array, fill: jax.Array, *, layout: None = None, copy: bool = False
+) -> jax.Array:
+    """The sampled values. A tap of weight 0 adds nothing, even if it is infinite or NaN."""
+    height, width, channels = image.shape
+    row, column, right, down = _cells(points, height, width)
+    # At whole numbers, the second tap has weight 0.
+    whole_x, whole_y = (p == jnp.floor(p) for p in (jnp.real(points), jnp.imag(points)))
+    read = pixel_reader(image, fill, copy=copy)
+
+    def tap(dy: int, dx: int) -> jax.Array:
+        y, x = row + dy, column + dx
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        skipped = (whole_x & (dx == 1)) | (whole_y & (dy == 1)) if dx or dy else None
+        value = read(y * width + x, inside, skipped)
+        weight = (down if dy else 1 - down) * (right if dx else 1 - right)
+        return value[..., 0] * weight if channels == 1 else value * weight[..., None]
+
+    total = tap(0, 0) + tap(0, 1) + (tap(1, 0) + tap(1, 1))
+    return total[..., None] if channels == 1 else total
+
+
+def _values_on_cpu(
+    image: jax.Array, points: jax.Array, fill: jax.Array, *, layout: None, copies: int
+) -> jax.Array:
+    return _values(image, points, fill, copy=is_worth_a_copy(image, points.size))
 
 
 def _spatial_derivatives(
-    image: jax.Array, points: jax.Array, fill: jax.Array | float, channel: int | None = None
+    image: jax.Array, points: jax.Array, fill: jax.Array, channel: int | None = None
 ) -> jax.Array:
     """The derivatives d/dx (real part) and d/dy (imaginary part)."""
     top_left, top_right, bottom_left, bottom_right, right, down = _taps(
@@ -162,11 +161,13 @@ def _directional_derivative(direction: jax.Array, derivatives: jax.Array) -> jax
     return jnp.real(derivatives) * jnp.real(direction) + jnp.imag(derivatives) * jnp.imag(direction)
 
 
-# Stores only the arguments for the reverse pass, which reads the taps again. Stored taps would
-# take 5.5 times image, output and grid at 64 channels instead of 3 times.
-@jax.checkpoint
-def _points_jvp(
-    image: jax.Array, points: jax.Array, tangent: jax.Array, fill: jax.Array
+def _changes(
+    tangent: jax.Array,
+    image: jax.Array,
+    points: jax.Array,
+    fill: jax.Array,
+    *,
+    layout: None,
 ) -> jax.Array:
     """The derivative of the values along a tangent x + iy of the points; linear in the tangent."""
     height, width, channels = image.shape
@@ -182,24 +183,47 @@ def _points_jvp(
     return jnp.stack(changes, axis=-1)
 
 
-def _read_zero_padded(image: jax.Array, points: jax.Array) -> jax.Array:
-    """The values with fill 0, which are linear in the image."""
-    return _interpolate(image, points, 0)
+def _changes_along(
+    image: jax.Array,
+    others: tuple[jax.Array, jax.Array],
+    tangents: Tangents,
+    *,
+    layout: None,
+    plain: bool,
+) -> jax.Array:
+    """The derivative of the values along tangents of points and fill."""
+    (points, _), (points_tangent, fill_tangent) = others, tangents
+    terms = []
+    if points_tangent is not None:
+        shape = {"result_shape": (*points.shape, image.shape[-1]), "result_dtype": image.dtype}
+        change = _changes if plain else functools.partial(_change, **shape)
+        terms.append(change(points_tangent, image, *others, layout=None))
+    if fill_tangent is not None:
+        blank = jnp.zeros((*image.shape[:2], 1), image.dtype)
+        outside = _values(blank, points, jnp.ones(1, image.dtype))  # weight of taps outside
+        # Select, so that in reverse mode samples inside add exactly nothing, even if NaN.
+        terms.append(jnp.where(outside > 0, outside * fill_tangent, 0))
+    return sum(terms[1:], terms[0])  # not `sum(terms)`, which starts at 0
 
 
-def _zero_padded_points_jvp(image: jax.Array, points: jax.Array, tangent: jax.Array) -> jax.Array:
-    return _points_jvp(image, points, tangent, jnp.zeros(image.shape[-1], image.dtype))
-
-
-def _splat(samples: jax.Array, points: jax.Array, height: int, width: int) -> jax.Array:
-    """The transpose of `_read`: adds each sample to the pixels that it reads, by their weights."""
-    channels = samples.shape[-1]
+def _splat(
+    samples: jax.Array,
+    points: jax.Array,
+    fill: jax.Array,
+    *,
+    layout: None,
+    linear_shape: tuple[int, int, int],
+    copies: int,
+) -> jax.Array:
+    """The transpose of `_values`: adds the weighted samples to the pixels that they read."""
+    height, width, channels = linear_shape
     static = is_static(height, width, *samples.shape)
     if static and samples.size == 0:
         return jnp.zeros((height, width, channels), samples.dtype)
     # Flat indices would overflow, and symbolic sizes cannot be split into chunks.
     if not static or (height + 1) * (width + 1) > LARGEST_INDEX:
-        return apply_transpose(lambda image: _interpolate(image, points, 0), samples, height, width)
+        image = jax.ShapeDtypeStruct(linear_shape, samples.dtype)
+        return apply_transpose(lambda image: _values(image, points, fill), image, samples)
     if channels == 1 and 4 * points.size >= height * width:  # else the table dominates the time
         return _splat_one_channel(samples[..., 0], points, height, width)[..., None]
     return _splat_channels(samples, points, height, width)
@@ -273,4 +297,15 @@ def _order_after(table: jax.Array, points: jax.Array) -> jax.Array:
     return points + jnp.minimum(bits, 0).astype(points.dtype)  # 0, even for a NaN
 
 
-_read = linear_pair("stn_jax", _read_zero_padded, _splat, _zero_padded_points_jvp)
+_change = linear_pair(
+    "stn_jax_bilinear_change", _changes, Axes(linear=0, others=(None, 0, None), result=0)
+)
+_read = linear_pair(
+    "stn_jax_bilinear",
+    _values,
+    Axes(linear=None, others=(0, None), result=0),
+    on_cpu=_values_on_cpu,
+    transpose_on_cpu=_splat,
+    others_jvp=_changes_along,
+    homogeneous=lambda points, fill: (points, jnp.zeros_like(fill)),
+)

@@ -1,10 +1,9 @@
 """Sampling an image at arbitrary points, for every mode, padding and number of dimensions."""
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from stn_jax._checks import (
     check_shape,
     describe_image_shape,
     is_floating,
+    is_static,
     is_traced,
     one_line,
 )
@@ -29,7 +29,13 @@ from stn_jax._types import Array, Mode, PaddingMode, float_dtype
 from stn_jax.coordinates import pixel_bounds, to_pixels
 from stn_jax.sampling.bilinear import bilinear
 from stn_jax.sampling.kernels import KERNELS
-from stn_jax.sampling.padding import PADDINGS, Bounds
+from stn_jax.sampling.nearest import nearest
+from stn_jax.sampling.padding import INDEX_LIMIT, PADDINGS, Bounds, Extent, Extents
+from stn_jax.sampling.separable import interpolate
+
+MODES = ("nearest", *KERNELS)
+# The pixels that some modes add on each axis; indices of the result have 32 bits.
+LARGEST_MARGIN = 2 * max(kernel.taps for kernel in KERNELS.values())
 
 
 def grid_sample(
@@ -67,7 +73,8 @@ def grid_sample(
     Raises:
         ValueError: if `mode` or `padding_mode` is unknown, shapes do not fit, a spatial axis is
             empty, the grid is not floating, the image is not floating and `mode` is not `nearest`,
-            or `fill` is not a number that the dtype of the image can represent.
+            the image has 2^31 numbers or too many pixels on an axis for the dtype of the grid, or
+            `fill` is not a number that the dtype of the image can represent.
 
     Example:
         >>> image = jnp.arange(4.0).reshape(2, 2, 1)
@@ -86,7 +93,7 @@ def grid_sample(
     check_shape("grid", shape, expected, shape[-1:] == (ndim,))
     source = as_array("grid", grid)
     check_floating("grid", source)
-    image, fill = check_sampling(image, mode, padding_mode, fill)
+    image, fill = check_sampling(image, mode, padding_mode, fill, source.dtype)
     return run_on_auto_axes(
         _grid_sample,
         image,
@@ -121,7 +128,7 @@ def _grid_sample(
 
 
 def check_sampling(
-    image: Array, mode: object, padding_mode: object, fill: object
+    image: Array, mode: object, padding_mode: object, fill: object, coordinate_dtype: np.dtype
 ) -> tuple[jax.Array, jax.Array]:
     """Checks the arguments that `grid_sample` shares with functions that sample at other points.
 
@@ -131,12 +138,13 @@ def check_sampling(
     Raises:
         ValueError: as `grid_sample`.
     """
-    check_choice("mode", mode, KERNELS)
+    check_choice("mode", mode, MODES)
     check_choice("padding_mode", padding_mode, PADDINGS)
     image = as_array("image", image)
     *spatial, channels = image.shape
     expected = "[*spatial, c] without empty spatial axes"
     check_shape("image", image.shape, expected, all(size > 0 for size in spatial))
+    _check_size(image.shape, float_dtype(coordinate_dtype))
     if mode != "nearest" and not is_floating(image.dtype):
         raise ValueError(
             f"image must be of a floating dtype for mode {mode}; got {image.dtype} "
@@ -146,6 +154,20 @@ def check_sampling(
     exact = not is_floating(image.dtype)  # for the mode nearest
     dtype = image.dtype if exact else float_dtype(image.dtype, as_array("fill", fill).dtype)
     return image, jnp.broadcast_to(as_array("fill", fill).astype(dtype), (channels,))
+
+
+def _check_size(shape: Sequence[int], coordinate_dtype: np.dtype) -> None:
+    """Raises `ValueError` if an image is too large to address all of its numbers."""
+    if not is_static(*shape):
+        return
+    *spatial, channels = shape
+    longest = round(2 / jnp.finfo(coordinate_dtype).eps)  # the dtype holds all integers up to here
+    expected = (
+        f"[*spatial, c] with at most {longest} pixels an axis for {coordinate_dtype} coordinates"
+    )
+    check_shape("image", shape, expected, max(spatial) <= longest)
+    padded = math.prod(size + LARGEST_MARGIN for size in spatial) * channels
+    check_shape("image", shape, "[*spatial, c] with fewer than 2^31 numbers", padded < INDEX_LIMIT)
 
 
 def sampled_spec(image: jax.Array, spec: Sequence[Any]) -> tuple[Any, ...]:
@@ -162,7 +184,6 @@ def sample(
     bounds: Sequence[Bounds],
     mode: Mode,
     padding_mode: PaddingMode,
-    sizes: Sequence[int | jax.Array] | None = None,
 ) -> Shaped[jax.Array, "*out c"]:
     """Samples an image at points in pixels. Each of x, y[, z] is an array of its own.
 
@@ -172,31 +193,58 @@ def sample(
         fill: one number per channel. `check_sampling` returns it, and checks the other arguments.
         bounds: (low, high) per coordinate in pixels, the points about which `reflection` mirrors.
         mode, padding_mode: as in `grid_sample`.
-        sizes: number of pixels per coordinate, by default those of the array. If it has more, the
-            image is its first part, and the rest must hold `fill`. They may be traced.
 
     Returns:
         `[*out, c]` in the dtype of the image.
     """
+    if is_static(image.shape[-1]) and image.shape[-1] == 0:
+        return jnp.zeros((*points[0].shape, 0), image.dtype)
     # Sums, and by transposition the gradient to the image, are computed in float32 or wider.
     values = image.astype(_accumulator_dtype(image, points, mode))
     background = fill.astype(values.dtype)
-    axes = [
-        SampledAxis(size, bound, mode, padding_mode)
-        for size, bound in zip(sizes or reversed(image.shape[:-1]), bounds, strict=True)
-    ]
-    if mode == "bilinear" and len(axes) == 2:
-        if padding_mode != "zeros":  # with zeros, `bilinear` accepts any point
-            points = [_safe_coordinates(p, axis) for p, axis in zip(points, axes, strict=True)]
-            background = jnp.zeros_like(background)  # taps outside have weight 0
-        x, y = (p.astype(values.dtype) for p in points)
-        output = bilinear(values, lax.optimization_barrier(lax.complex(x, y)), background)
+    spatial = image.shape[:-1]
+    padding = PADDINGS[padding_mode]
+    planar_bilinear = mode == "bilinear" and len(spatial) == 2
+    if padding.fold_taps or not (mode == "nearest" or planar_bilinear):
+        points = locate(points, spatial[::-1], bounds, mode=mode, padding_mode=padding_mode)
+    if mode == "nearest":
+        outside = None if padding.fold_taps else background
+        return nearest(values, points, outside).astype(image.dtype)
+    if padding.fold_taps:
+        background = jnp.zeros_like(background)  # taps outside have weight 0
+    points = [p.astype(values.dtype) for p in points]
+    if planar_bilinear:
+        output = bilinear(values, lax.complex(*points), background)
     else:
-        safe = tuple(_safe_coordinates(p, axis) for p, axis in zip(points, axes, strict=True))
-        # The reverse pass reads the values of the taps again instead of storing them.
-        sample_taps = jax.checkpoint(functools.partial(_sample_taps, axes=axes))
-        output = sample_taps(values, lax.optimization_barrier(safe), background)
+        output = interpolate(
+            values, points, background, mode=mode, padding_mode=padding_mode, bounds=bounds
+        )
     return output.astype(image.dtype)
+
+
+def locate(
+    points: Sequence[jax.Array],
+    sizes: Sequence[Extent],
+    bounds: Sequence[Extents],
+    *,
+    mode: Mode,
+    padding_mode: PaddingMode,
+) -> list[jax.Array]:
+    """Moves points that are far outside the image to points with the same sampled value.
+
+    Args:
+        points: x, y[, z] in pixels.
+        sizes: number of pixels per coordinate; may be traced.
+        bounds, mode, padding_mode: as in `sample`.
+    """
+    kernel = KERNELS.get(mode)
+    reach = kernel.taps // 2 if kernel else 0
+    overhang = reach if kernel and kernel.folds_taps else 0
+    move = PADDINGS[padding_mode].locate
+    return [
+        move(p, size, bound, reach, overhang)
+        for p, size, bound in zip(points, sizes, bounds, strict=True)
+    ]
 
 
 def check_fill(fill: object, dtype: np.dtype, channels: int) -> None:
@@ -213,88 +261,6 @@ def check_fill(fill: object, dtype: np.dtype, channels: int) -> None:
             raise ValueError(
                 f"fill must be a value of the image's dtype, {dtype}; got {one_line(fill)}"
             )
-
-
-class SampledAxis(NamedTuple):
-    """One axis of the image: size and bounds in pixels, and the sampling options."""
-
-    size: int | jax.Array
-    bounds: Bounds
-    mode: Mode
-    padding_mode: PaddingMode
-
-
-def _safe_coordinates(p: jax.Array, axis: SampledAxis) -> jax.Array:
-    """Makes coordinates indexable, and folds them into the image unless the taps are folded.
-
-    The caller puts an optimization barrier after the result, so that it is computed in one kernel.
-    XLA may fuse multiply-adds in some kernels only; a position near an integer would then take its
-    index from one pixel and its weight from the next.
-    """
-    padding = PADDINGS[axis.padding_mode]
-    p = padding.sanitise(p, axis.size)
-    if padding.fold and not KERNELS[axis.mode].folds_taps:
-        p = padding.fold(p, axis.size, axis.bounds)
-    return p
-
-
-def _sample_taps(
-    values: jax.Array,
-    points: tuple[jax.Array, ...],
-    background: jax.Array,
-    axes: Sequence[SampledAxis],
-) -> jax.Array:
-    """Samples in any mode and number of dimensions, as a sum over the taps of all axes."""
-    taps = [_taps(p, axis) for p, axis in zip(points, axes, strict=True)]
-    terms = [
-        _read_weighted(values, each, background)
-        for each in itertools.product(*reversed(taps))  # in the axis order of the image
-    ]
-    return sum(terms[1:], terms[0])
-
-
-class Tap(NamedTuple):
-    """One of the pixels that each point reads on one axis.
-
-    Attributes:
-        index: int32, clipped to the image.
-        inside: whether the tap lies in the image; None if padding guarantees it.
-        weight: interpolation weight; None means 1.
-    """
-
-    index: jax.Array
-    inside: jax.Array | None
-    weight: jax.Array | None
-
-
-def _taps(p: jax.Array, axis: SampledAxis) -> list[Tap]:
-    """The taps that coordinates read on an axis."""
-    kernel, padding = KERNELS[axis.mode], PADDINGS[axis.padding_mode]
-    first = lax.stop_gradient(kernel.first(p))
-    weights = kernel.weights(p - first) if kernel.weights else (None,)
-    taps = []
-    for offset, weight in enumerate(weights):
-        position = first + offset
-        inside = None
-        if padding.fold is None:
-            inside = (position >= 0) & (position <= axis.size - 1)
-        elif kernel.folds_taps:
-            position = padding.fold(position, axis.size, axis.bounds)
-        index = jnp.clip(position.astype(jnp.int32), 0, axis.size - 1)
-        taps.append(Tap(index, inside, weight))
-    return taps
-
-
-def _read_weighted(values: jax.Array, taps: Sequence[Tap], background: jax.Array) -> jax.Array:
-    """Weight times value of one pixel per point, given by one tap per axis."""
-    index = tuple(tap.index for tap in taps)
-    pixels = values.at[index].get(mode="promise_in_bounds")
-    insides = [tap.inside for tap in taps if tap.inside is not None]
-    if insides:
-        # Select instead of multiplying by 0: a clipped tap may read a NaN.
-        pixels = jnp.where(math.prod(insides[1:], start=insides[0])[..., None], pixels, background)
-    weights = [tap.weight for tap in taps if tap.weight is not None]
-    return math.prod(weights[1:], start=weights[0])[..., None] * pixels if weights else pixels
 
 
 def _accumulator_dtype(image: jax.Array, points: Sequence[jax.Array], mode: Mode) -> jnp.dtype:

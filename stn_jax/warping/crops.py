@@ -63,7 +63,7 @@ def crop_boxes(
     boxes = jnp.asarray(boxes)
     check_floating("boxes", boxes)
     sizes = check_sizes("output_shape", output_shape, ndim)
-    image, fill = check_sampling(image, mode, padding_mode, fill)
+    image, fill = check_sampling(image, mode, padding_mode, fill, boxes.dtype)
     spec = (*partition_spec(boxes)[:-1], *[None] * ndim)
     return run_on_auto_axes(
         _crop_boxes,

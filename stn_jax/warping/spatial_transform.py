@@ -80,7 +80,7 @@ def spatial_transform(
     input_shape = shape[:-1]
     given = input_shape if output_shape is None else output_shape
     output_sizes = check_sizes("output_shape", given, ndim)
-    image, fill = check_sampling(image, mode, padding_mode, fill)
+    image, fill = check_sampling(image, mode, padding_mode, fill, theta.dtype)
     spec = [
         axis if size == out else None
         for axis, size, out in zip(partition_spec(image), input_shape, output_sizes, strict=False)

@@ -14,7 +14,7 @@ from stn_jax._types import Array, Mode, PaddingMode
 from stn_jax.coordinates import computed_target_points, pixel_bounds, to_pixels
 from stn_jax.sampling.grid_sample import check_sampling, sample
 from stn_jax.sampling.padding import Bounds
-from stn_jax.transforms.base import Transform, as_theta, at_least_float32, check_transform
+from stn_jax.transforms.base import Transform, as_theta, check_transform
 from stn_jax.warping.points import warp_points
 
 # Rows warped at a time: a spline on 3000 x 4000 pixels takes 0.12 GB instead of 1.8 GB.
@@ -67,25 +67,25 @@ def straighten(
     ndim, shape = transform.ndim, np.shape(image)
     expected = describe_image_shape(ndim)
     check_shape(f"image for {transform.name}", shape, expected, len(shape) == ndim + 1)
+    image, fill = check_sampling(image, mode, padding_mode, fill, theta.dtype)
     small = check_sizes("network_input_shape", network_input_shape, ndim)
     if 0 in small:
         raise ValueError(f"network_input_shape must be positive; got {network_input_shape!r}")
     given = small if network_output_shape is None else network_output_shape
     small_out = check_sizes("network_output_shape", given, ndim)
     axes = straightened_axes(shape[:-1], small, small_out, align_corners=align_corners)
-    return straighten_padded(
-        image,
+    points = straightened_points(
         axes,
         theta,
         transform,
         small,
         network_output_shape=small_out,
         output_shape=tuple(axis.out_size for axis in axes),
-        mode=mode,
-        padding_mode=padding_mode,
         align_corners=align_corners,
-        fill=fill,
     )
+    bounds = tuple(axis.bounds for axis in reversed(axes))
+    options = {"bounds": bounds, "mode": mode, "padding_mode": padding_mode}
+    return run_on_auto_axes(sample, image, points, fill, **options)
 
 
 class StraightenedAxis(NamedTuple):
@@ -122,37 +122,28 @@ def straightened_axes(
     return tuple(axes)
 
 
-def straighten_padded(
-    image: Float[Array, "*spatial c"],
+def straightened_points(
     axes: Sequence[StraightenedAxis],
-    theta: Float[Array, " num_params"],
+    theta: Float[jax.Array, " num_params"],
     transform: Transform,
     network_input_shape: tuple[int, ...],
     *,
     network_output_shape: tuple[int, ...],
     output_shape: tuple[int, ...],
-    mode: Mode,
-    padding_mode: PaddingMode,
     align_corners: bool,
-    fill: float | Sequence[float] | Array = 0.0,
-) -> Float[jax.Array, "*out c"]:
-    """`straighten` for an image in the first part of an array. Its size may be traced.
-
-    One program can therefore straighten images of many sizes, up to that of the array.
+) -> list[jax.Array]:
+    """Computes where `straighten` reads the image.
 
     Args:
-        image: `[*spatial, c]`. Pixels behind the image must hold `fill`.
-        axes: of the image, without the pixels behind it.
-        theta, transform, network_input_shape: as in `straighten`.
+        axes: of the image.
+        theta, transform, network_input_shape, align_corners: as in `straighten`.
         network_output_shape: as in `straighten`. Not optional.
-        output_shape: spatial shape of the result. Static.
-        mode, padding_mode, align_corners, fill: as in `straighten`.
+        output_shape: spatial shape of the result. It may be larger than the axes say, so that one
+            program serves several sizes. Static.
 
     Returns:
-        `[*output_shape, c]`. The result of `straighten` is its first part.
+        x, y[, z] in pixels, `[*output_shape]` each.
     """
-    image, fill = check_sampling(image, mode, padding_mode, fill)
-    theta = at_least_float32(theta)
     out_sizes = [axis.out_size for axis in axes]
     targets = computed_target_points(output_shape, theta.dtype, out_sizes)
     targets = to_pixels(targets, network_output_shape, align_corners=False)
@@ -167,31 +158,7 @@ def straighten_padded(
         output_shape=network_output_shape,
         align_corners=align_corners,
     )
-    coordinates = [
-        _resize_coordinate(points[..., i], axis.ratio) for i, axis in enumerate(reversed(axes))
-    ]
-    return run_on_auto_axes(
-        _sample,
-        image,
-        coordinates,
-        fill,
-        tuple(axes),
-        mode=mode,
-        padding_mode=padding_mode,
-    )
-
-
-def _sample(
-    image: jax.Array,
-    coordinates: Sequence[jax.Array],
-    fill: jax.Array,
-    axes: Sequence[StraightenedAxis],
-    **options: Any,
-) -> jax.Array:
-    """`sample` with the sizes and bounds of axes."""
-    xyz = axes[::-1]
-    sizes, bounds = [axis.size for axis in xyz], [axis.bounds for axis in xyz]
-    return sample(image, coordinates, fill, bounds=bounds, sizes=sizes, **options)
+    return [_resize_coordinate(points[..., i], axis.ratio) for i, axis in enumerate(reversed(axes))]
 
 
 @functools.partial(

@@ -132,3 +132,18 @@ def test_identity_is_exact_for_extreme_values(value: float) -> None:
     theta = identity(transforms.affine, "float32")
     for output in warp_both(image[..., None], theta, "bilinear", transforms.affine):
         np.testing.assert_array_equal(output, image[..., None])
+
+
+@pytest.mark.parametrize("mode", oracles.MODES)
+@pytest.mark.parametrize(
+    ("shape", "transform"),
+    [((5, 7), transforms.affine), ((3, 4, 5), transforms.affine_3d)],
+    ids=["2-D", "3-D"],
+)
+def test_identity_is_exact_with_a_fill_of_nan(
+    mode: str, shape: tuple[int, ...], transform: Any
+) -> None:
+    image = random_image(shape, "float32").at[(1,) * len(shape)].set(jnp.inf)
+    theta = identity(transform, "float32")
+    output = stn_jax.spatial_transform(image, theta, transform, mode=mode, fill=jnp.nan)
+    assert_bitwise(output, image)
