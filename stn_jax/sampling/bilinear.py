@@ -13,6 +13,7 @@ docs/performance.md has the measurements behind each choice.
 import functools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +135,7 @@ def _values(
 
 
 def _values_on_cpu(
-    image: jax.Array, points: jax.Array, fill: jax.Array, *, layout: None, copies: int
+    image: jax.Array, points: jax.Array, fill: jax.Array, *, layout: None, copies: Any
 ) -> jax.Array:
     return _values(image, points, fill, copy=is_worth_a_copy(image, points.size))
 
@@ -212,8 +213,8 @@ def _splat(
     fill: jax.Array,
     *,
     layout: None,
-    linear_shape: tuple[int, int, int],
-    copies: int,
+    linear_shape: tuple[Any, ...],
+    copies: Any,
 ) -> jax.Array:
     """The transpose of `_values`: adds the weighted samples to the pixels that they read."""
     height, width, channels = linear_shape
@@ -263,7 +264,7 @@ def _splat_channels(samples: jax.Array, points: jax.Array, height: int, width: i
 
 
 def _chunks(
-    samples: jax.Array, points: jax.Array, numbers_per_point: int
+    samples: jax.Array, points: jax.Array, numbers_per_point: Any
 ) -> Iterator[tuple[jax.Array, jax.Array]]:
     """Splits flattened samples and points into chunks of about `CHUNK_SIZE` numbers."""
     trailing = samples.shape[points.ndim :]

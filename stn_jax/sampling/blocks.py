@@ -23,7 +23,7 @@ class Blocks:
         length: the number of points of a block along the split axis.
     """
 
-    def __init__(self, shape: Sequence[int], count: int, apart: int = 1) -> None:
+    def __init__(self, shape: Sequence[Any], count: int, apart: int = 1) -> None:
         """Splits points of a shape.
 
         Args:

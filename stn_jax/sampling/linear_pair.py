@@ -125,7 +125,7 @@ def linear_pair(
     def bind(
         linear: jax.Array,
         *others: jax.Array,
-        result_shape: tuple[int, ...],
+        result_shape: tuple[Any, ...],
         result_dtype: Any = None,
         layout: Hashable = None,
     ) -> jax.Array:
@@ -203,7 +203,7 @@ def _batched(function: Function, batch: int) -> Function:
     return function
 
 
-def _add_axes(batch_shape: tuple[int, ...], each: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+def _add_axes(batch_shape: tuple[Any, ...], each: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((*batch_shape, *each.shape), each.dtype)
 
 

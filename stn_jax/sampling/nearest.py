@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def _values(image: jax.Array, pixel: jax.Array, fill: jax.Array, *, layout: bool
 
 
 def _values_on_cpu(
-    image: jax.Array, pixel: jax.Array, fill: jax.Array, *, layout: bool, copies: int
+    image: jax.Array, pixel: jax.Array, fill: jax.Array, *, layout: bool, copies: Any
 ) -> jax.Array:
     copy = is_worth_a_copy(image, pixel.size)
     return _read_pixels(image, pixel, fill if layout else None, copy=copy)
@@ -66,8 +67,8 @@ def _splat(
     fill: jax.Array,
     *,
     layout: bool,
-    linear_shape: tuple[int, ...],
-    copies: int,
+    linear_shape: tuple[Any, ...],
+    copies: Any,
 ) -> jax.Array:
     """The transpose of `_values`: adds each sample to the pixel that it reads."""
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ def merge_axes(array: jax.Array) -> jax.Array:
     return array.reshape(*array.shape[:-2], math.prod(array.shape[-2:]))
 
 
-def is_worth_a_copy(image: jax.Array, num_points: int) -> bool:
+def is_worth_a_copy(image: jax.Array, num_points: Any) -> bool:
     """Whether a CPU should copy the image before it reads pixels at this many points."""
     *spatial, channels = image.shape
     if not is_static(*image.shape, num_points):

@@ -11,6 +11,7 @@ docs/performance.md has the measurements behind each choice.
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,7 @@ def _values(image: jax.Array, *others: jax.Array, layout: Layout) -> jax.Array:
     return _sample(find, points, image.shape[-1], layout, on_cpu=False)
 
 
-def _values_on_cpu(image: jax.Array, *others: jax.Array, layout: Layout, copies: int) -> jax.Array:
+def _values_on_cpu(image: jax.Array, *others: jax.Array, layout: Layout, copies: Any) -> jax.Array:
     """The values in blocks of points."""
     *points, fill = others
     channels = image.shape[-1]
@@ -105,7 +106,7 @@ def _values_on_cpu(image: jax.Array, *others: jax.Array, layout: Layout, copies:
 
 
 def _sample(
-    find: WindowFinder, points: Points, channels: int, layout: Layout, on_cpu: bool
+    find: WindowFinder, points: Points, channels: Any, layout: Layout, on_cpu: bool
 ) -> jax.Array:
     below, fractions = _floor(points)
     x, *outer = map(layout.kernel.weights, fractions)
@@ -147,8 +148,8 @@ def _projections_on_cpu(
     image: jax.Array,
     *others: jax.Array,
     layout: Layout,
-    linear_shape: tuple[int, ...],
-    copies: int,
+    linear_shape: tuple[Any, ...],
+    copies: Any,
 ) -> jax.Array:
     """The transpose of `_changes`, in blocks: derivatives times samples, added over channels."""
     *points, fill = others
@@ -172,7 +173,7 @@ def _project(samples: jax.Array, rows: jax.Array, weights: Sequence[jax.Array]) 
 
 
 def _slopes(
-    find: WindowFinder, points: Points, channels: int, layout: Layout, on_cpu: bool
+    find: WindowFinder, points: Points, channels: Any, layout: Layout, on_cpu: bool
 ) -> list[tuple[jax.Array, Weights]]:
     """For x, y[, z], sums of rows and the weights of their taps, which give the derivative."""
     below, fractions = _floor(points)
@@ -220,8 +221,8 @@ def _splat(
     samples: jax.Array,
     *others: jax.Array,
     layout: Layout,
-    linear_shape: tuple[int, ...],
-    copies: int,
+    linear_shape: tuple[Any, ...],
+    copies: Any,
 ) -> jax.Array:
     """The transpose of `_values`: adds the weighted samples to the pixels that they read."""
     *points, fill = others
@@ -252,7 +253,7 @@ def _splat(
     return apply_transpose(lambda image: extend(image, fill, layout), image, table.reshape(shape))
 
 
-def _row_length(layout: Layout, sums: int, channels: int) -> int:
+def _row_length(layout: Layout, sums: int, channels: int) -> Any:
     """How many numbers of each row are read on a CPU; see `VECTORISED_ROWS`."""
     length = layout.kernel.taps * channels
     if not is_static(length) or length < 8:
@@ -261,7 +262,7 @@ def _row_length(layout: Layout, sums: int, channels: int) -> int:
     return math.ceil(max(length, VECTORISED_ROWS / (sums * rows)) / 8) * 8  # whole vectors
 
 
-def _count_blocks(points: Points, numbers_per_point: int, copies: int) -> int:
+def _count_blocks(points: Points, numbers_per_point: Any, copies: Any) -> Any:
     """The number of blocks of points that are processed one after the other."""
     shape = points[0].shape
     if not is_static(*shape, numbers_per_point, copies) or 0 in shape:
@@ -273,7 +274,7 @@ def _count_blocks(points: Points, numbers_per_point: int, copies: int) -> int:
 def _sum_rows(
     source: Source,
     weights: Sequence[Sequence[Weights]],
-    channels: int,
+    channels: Any,
     layout: Layout,
     on_cpu: bool,
     use: int = 0,
@@ -339,7 +340,7 @@ def _weighted_sum(arrays: Sequence[jax.Array], weights: Weights, skip_zeros: boo
 def _sum_taps(
     rows: jax.Array,
     weights: Weights,
-    channels: int,
+    channels: Any,
     channel: int | None = None,
     skip_zeros: bool = False,
 ) -> jax.Array:

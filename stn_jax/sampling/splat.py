@@ -40,9 +40,9 @@ def splat(
     fractions: Sequence[jax.Array],
     windows: Callable[..., Windows],
     *,
-    size: int,
+    size: Any,
     taps: int,
-    copies: int,
+    copies: Any,
 ) -> jax.Array:
     """Adds weighted samples to a flat image of zeros.
 
@@ -121,7 +121,7 @@ def _add_rows(
     return lax.scan(add_row, image, index)[0]
 
 
-def _filling(length: int) -> int:
+def _filling(length: int) -> Any:
     """How many zeros make a long row one of whole vectors of four numbers."""
     return -length % 4 if is_static(length) and length > 4 else 0
 

@@ -6,7 +6,7 @@ few, their windows are copied instead of the whole image.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,14 +61,14 @@ class Source(NamedTuple):
 
     numbers: jax.Array
     base: jax.Array
-    steps: tuple[int, ...]
+    steps: tuple[Any, ...]
 
 
 Points = Sequence[jax.Array]  # x, y[, z]
 WindowFinder = Callable[[Points], Source]
 
 
-def are_few(points: Points, image_shape: Sequence[int], layout: Layout) -> bool:
+def are_few(points: Points, image_shape: Sequence[Any], layout: Layout) -> bool:
     """Whether the windows of the points have less pixels than the image."""
     if not is_static(*points[0].shape, *image_shape):
         return False
@@ -89,8 +89,8 @@ def window_finder(
 
 
 def locate_windows(
-    below: Points, shape: Sequence[int], layout: Layout
-) -> tuple[jax.Array, tuple[int, ...]]:
+    below: Points, shape: Sequence[Any], layout: Layout
+) -> tuple[jax.Array, tuple[Any, ...]]:
     """The base and the steps of windows in an extended image of a shape."""
     half = layout.kernel.taps // 2
     steps = [math.prod(shape[axis:]) for axis in range(len(below), 0, -1)]
@@ -106,7 +106,7 @@ def _margins(ndim: int, layout: Layout) -> tuple[list[int], list[int]]:
     return [taps - 1] * ndim, [taps + 1, *[taps] * (ndim - 1)]
 
 
-def extended_shape(image_shape: Sequence[int], layout: Layout) -> tuple[int, ...]:
+def extended_shape(image_shape: Sequence[Any], layout: Layout) -> tuple[Any, ...]:
     """The shape of `extend(image)`."""
     *spatial, channels = image_shape
     margins = zip(spatial, *_margins(len(spatial), layout), strict=True)

@@ -1,5 +1,7 @@
 """Invalid arguments raise a ValueError that names the argument, what is allowed and the value."""
 
+import functools
+import re
 from typing import Any
 
 import jax
@@ -210,3 +212,26 @@ def test_transform_must_be_a_transform(bad: Any) -> None:
             "transform must be one of stn_jax.transforms, or made by calling thin_plate_spline; "
             f"got {bad!r}"
         )
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((2**24 + 1, 2, 1), "at most 16777216 pixels"), ((50_000, 50_000, 1), "fewer than 2^31")],
+)
+def test_images_whose_pixels_cannot_be_addressed_are_rejected(
+    shape: tuple[int, ...], expected: str
+) -> None:
+    image = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    sample = functools.partial(stn_jax.grid_sample, mode="nearest")
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        jax.eval_shape(sample, image, GRID)
+    warp = functools.partial(stn_jax.spatial_transform, transform=AFFINE, mode="nearest")
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        jax.eval_shape(warp, image, jnp.ones(6))
+
+
+def test_float64_coordinates_address_long_axes() -> None:
+    with jax.enable_x64(True):
+        image = jax.ShapeDtypeStruct((2**24 + 1, 2, 1), jnp.float32)
+        grid = jax.ShapeDtypeStruct((3, 2), jnp.float64)
+        assert jax.eval_shape(stn_jax.grid_sample, image, grid).shape == (3, 1)
