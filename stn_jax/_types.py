@@ -14,6 +14,7 @@ Number = float | Float[jax.Array, ""]
 
 Mode = Literal["nearest", "bilinear", "bicubic"]
 PaddingMode = Literal["zeros", "border", "reflection"]
+Antialias = Literal["none", "mipmap", "anisotropic"]
 
 
 def float_dtype(*dtypes: np.dtype) -> np.dtype:

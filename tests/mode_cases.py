@@ -105,9 +105,9 @@ def family_case(transform: Transform, *covers: Callable[..., Any]) -> Case:
     return Case(run, (thetas(transform), numbers(3, transform.ndim, seed=1)), covers)
 
 
-def warp_case(transform: Transform) -> Case:
+def warp_case(transform: Transform, **options: Any) -> Case:
     return Case(
-        lambda image, theta: spatial_transform(image, theta, transform),
+        lambda image, theta: spatial_transform(image, theta, transform, **options),
         (numbers(*(2, 3, 4)[-transform.ndim :], 1), thetas(transform)),
         (spatial_transform,),
     )
@@ -199,6 +199,11 @@ def warping_cases() -> dict[str, Case]:
             lambda theta: transform_grid(theta, PROJECTIVE, SIZES),
             (thetas(PROJECTIVE),),
             (transform_grid,),
+        ),
+        "spatial_transform (oversample)": warp_case(AFFINE, oversample=2),
+        "spatial_transform (mipmap)": warp_case(AFFINE, antialias="mipmap", output_shape=(2, 2)),
+        "spatial_transform (anisotropic)": warp_case(
+            PROJECTIVE, antialias="anisotropic", oversample=2, output_shape=(2, 1)
         ),
         "spatial_transform (target)": Case(
             lambda image, theta: spatial_transform(image, theta, AFFINE, target=POLAR),

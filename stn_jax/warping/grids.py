@@ -146,6 +146,8 @@ def source_pixels(
     input_shape: Sequence[int],
     output_shape: Sequence[int],
     align_corners: bool,
+    *,
+    oversample: int = 1,
 ) -> tuple[jax.Array, ...]:
     """Computes where each target pixel reads the input, in pixels of the input.
 
@@ -164,20 +166,23 @@ def source_pixels(
         transform: the family of theta.
         input_shape, output_shape: spatial shapes.
         align_corners: as in `grid_sample`.
+        oversample: number of points per target pixel and axis.
 
     Returns:
-        One array of shape `output_shape` each for x, y[, z].
+        One array of shape `output_shape`, times `oversample`, each for x, y[, z].
     """
     source_scales = [half_extent(s, align_corners=align_corners) for s in reversed(input_shape)]
-    target_scales = [target_scale(s, align_corners=align_corners) for s in reversed(output_shape)]
-    ndim = len(output_shape)
+    target_scales = [
+        oversample * target_scale(s, align_corners=align_corners) for s in reversed(output_shape)
+    ]
+    ndim, dense_shape = len(output_shape), tuple(oversample * size for size in output_shape)
     if transform.has_matrix:
         matrix = _matrix_in_pixels(transform.matrix(theta), source_scales, target_scales)
-        rows = _matrix_times_points(matrix, centred_pixels(output_shape))
+        rows = _matrix_times_points(matrix, centred_pixels(dense_shape))
         centred = dehomogenise(rows, ndim)
     else:
         dtype = float_dtype(theta.dtype)
-        points = target_point_array(output_shape, dtype, align_corners=align_corners)
+        points = dense_target_points(output_shape, dtype, align_corners, oversample)
         displacement = transform.warp(theta, points) - points  # exactly 0 at the identity
         # Not a matrix product: it would double the time of a 28 x 28 spline on a CPU core, from
         # 7.5 to 15 us. The optimization barrier in `sample` keeps the positions consistent here.
@@ -185,13 +190,30 @@ def source_pixels(
         centred = [
             centres.astype(points.dtype) * (source / target) + displacement[..., i]
             for i, (centres, source, target) in enumerate(
-                zip(centred_pixels(output_shape), source_scales, target_scales, strict=True)
+                zip(centred_pixels(dense_shape), source_scales, target_scales, strict=True)
             )
         ]
     return tuple(
-        jnp.broadcast_to(p + (size - 1) / 2, output_shape)
+        jnp.broadcast_to(p + (size - 1) / 2, dense_shape)
         for p, size in zip(centred, reversed(input_shape), strict=True)
     )
+
+
+def dense_target_points(
+    output_shape: Sequence[int], dtype: np.dtype, align_corners: bool, oversample: int
+) -> jax.Array:
+    """The normalised coordinates of `oversample` points per target pixel and axis, `[*dense, n]`.
+
+    Each is at the centre of its part of the pixel.
+    """
+    if oversample == 1:
+        return target_point_array(output_shape, dtype, align_corners=align_corners)
+    dense = tuple(oversample * size for size in output_shape)
+    coordinates = [
+        jnp.asarray(centres, dtype) / (oversample * target_scale(size, align_corners=align_corners))
+        for centres, size in zip(centred_pixels(dense), reversed(output_shape), strict=True)
+    ]
+    return jnp.stack([jnp.broadcast_to(each, dense) for each in coordinates], axis=-1)
 
 
 def _matrix_in_pixels(
