@@ -67,6 +67,8 @@ def map_blocks(function: Callable[..., Any], arrays: Sequence[jax.Array], count:
             so are the results.
         count: the number of blocks wanted, at least 1.
     """
+    if count == 1:  # also of no points, or of an unknown number
+        return function(*arrays)
     axis = arrays[-1].ndim - 1
     points = arrays[-1].shape[axis]
     length = math.ceil(points / count)
@@ -77,6 +79,4 @@ def map_blocks(function: Callable[..., Any], arrays: Sequence[jax.Array], count:
         if results:  # depends on the previous block, whose memory it can then reuse
             blocks, _ = lax.optimization_barrier((blocks, results[-1]))
         results.append(function(*blocks))
-    if len(results) == 1:
-        return results[0]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis), *results)

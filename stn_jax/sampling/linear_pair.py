@@ -164,10 +164,15 @@ def _define(
     def transpose(cotangent: Any, linear: Any, *others: Any, **settings: Any) -> list:
         return [transposed.bind(cotangent, *others, **settings), *(None for _ in others)]
 
-    def evaluate(*arrays: jax.Array, **settings: Any) -> jax.Array:
+    @functools.partial(jax.jit, static_argnames=STATIC_ARGUMENTS)
+    def compiled(*arrays: Any, **settings: Any) -> jax.Array:
         return primitive.bind(*arrays, **settings)
 
-    primitive.def_impl(jax.jit(evaluate, static_argnames=STATIC_ARGUMENTS))
+    @primitive.def_impl
+    def evaluate(*arrays: Any, **settings: Any) -> jax.Array:
+        with jax.disable_jit(False):  # only lowering chooses an algorithm
+            return compiled(*arrays, **settings)
+
     primitive.def_abstract_eval(functools.partial(_abstract_value, which))
     for platform, custom in ((None, False), ("cpu", True)):
         lowering = mlir.lower_fun(functools.partial(run, custom=custom), multiple_results=False)
