@@ -28,6 +28,9 @@ from stn_jax._types import Array, Mode, PaddingMode, float_dtype
 from stn_jax.coordinates import pixel_bounds
 from stn_jax.sampling.grid_sample import check_sampling, sample, sampled_spec
 
+Field = Float[Array, "*spatial n"]
+ResultField = Float[jax.Array, "*spatial n"]
+
 __all__ = [
     "compose",
     "diffusion_penalty",
@@ -41,7 +44,7 @@ __all__ = [
 
 def warp(
     image: Shaped[Array, "*spatial c"],
-    displacement: Float[Array, "*spatial n"],
+    displacement: Field,
     *,
     mode: Mode = "bilinear",
     padding_mode: PaddingMode = "zeros",
@@ -148,9 +151,7 @@ def _resize(displacement: jax.Array, *, shape: tuple[int, ...]) -> jax.Array:
     return resized * scale.reshape([1] * len(shape) + [-1])
 
 
-def compose(
-    outer: Float[Array, "*spatial n"], inner: Float[Array, "*spatial n"]
-) -> Float[jax.Array, "*spatial n"]:
+def compose(outer: Field, inner: Field) -> ResultField:
     """Composes two displacements: the map of `inner` is applied first, then that of `outer`.
 
     `warp(image, compose(outer, inner))` shows what `warp(warp(image, outer), inner)` shows, but the
@@ -184,9 +185,7 @@ def _compose(outer: jax.Array, inner: jax.Array) -> jax.Array:
     return inner + _warp(outer, inner, fill, mode="bilinear", padding_mode="border")
 
 
-def exponential(
-    velocity: Float[Array, "*spatial n"], num_steps: int = 7
-) -> Float[jax.Array, "*spatial n"]:
+def exponential(velocity: Field, num_steps: int = 7) -> ResultField:
     """Integrates a stationary velocity field over one unit of time, by scaling and squaring.
 
     The result is a diffeomorphism up to discretisation, if the velocity is smooth at the scale of
@@ -226,7 +225,7 @@ def _exponential(velocity: jax.Array, *, num_steps: int) -> jax.Array:
 
 
 def jacobian_determinant(
-    displacement: Float[Array, "*spatial n"],
+    displacement: Field,
 ) -> Float[jax.Array, "*spatial"]:
     """Computes the determinant of the Jacobian of the map x -> x + u(x) at each pixel.
 
@@ -275,7 +274,7 @@ def _jacobian_determinant(displacement: jax.Array) -> jax.Array:
     return a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
 
 
-def folding_fraction(displacement: Float[Array, "*spatial n"]) -> Float[jax.Array, ""]:
+def folding_fraction(displacement: Field) -> Float[jax.Array, ""]:
     """Computes the fraction of pixels at which a displacement folds the image.
 
     Args:
@@ -296,7 +295,7 @@ def folding_fraction(displacement: Float[Array, "*spatial n"]) -> Float[jax.Arra
     return run_on_auto_axes(jnp.mean, folds.astype(float_dtype(jnp.asarray(displacement).dtype)))
 
 
-def diffusion_penalty(displacement: Float[Array, "*spatial n"]) -> Float[jax.Array, ""]:
+def diffusion_penalty(displacement: Field) -> Float[jax.Array, ""]:
     """Computes how much a field varies, a penalty for training smooth fields.
 
     Args:

@@ -79,11 +79,11 @@ def affine_from_pose(
 
 
 def affine_about(
-    angle_deg: Number,
+    angle_deg: Number | np.floating,
     input_shape: Sequence[int],
     *,
     centre: Float[Array, "2"] | Sequence[float] | None = None,
-    scale: Number = 1.0,
+    scale: Number | np.floating = 1.0,
     output_shape: Sequence[int] | None = None,
 ) -> Float[jax.Array, "6"]:
     """Makes the theta of `transforms.affine` that rotates and scales an image about a point.
@@ -121,7 +121,9 @@ def affine_about(
     output_sizes = check_sizes("output_shape", given, 2)
     image_centre = ((width - 1) / 2, (height - 1) / 2)
     given_numbers = (angle_deg, image_centre if centre is None else centre, scale)
-    arrays = [each for each in given_numbers if isinstance(each, jax.Array | np.ndarray)]
+    arrays = [
+        each for each in given_numbers if isinstance(each, jax.Array | np.ndarray | np.generic)
+    ]
     dtypes = [each.dtype for each in arrays] or [jnp.result_type(float)]
     dtype = float_dtype(*dtypes)  # that of the arrays, whatever Python's numbers become
     angle, pixel, factor = (jnp.asarray(each, dtype) for each in given_numbers)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from stn_jax._checks import as_numbers, check_bool, one_line
 from stn_jax._types import Array
@@ -105,8 +105,11 @@ def tessellation_vertices(rows: int, columns: int) -> Float[np.ndarray, "vertice
     return np.concatenate([grid(y, x), grid((y[1:] + y[:-1]) / 2, (x[1:] + x[:-1]) / 2)])
 
 
-def _triangles(rows: int, columns: int) -> Int[np.ndarray, "cells 3"]:
-    """The indices of each triangle's vertices: top, right, bottom and left of each rectangle."""
+def _triangles(rows: int, columns: int) -> np.ndarray:
+    """The indices of each triangle's vertices, `[cells, 3]`.
+
+    Each rectangle has a triangle at the top, on the right, at the bottom and on the left.
+    """
     row, column = (each.ravel() for each in np.indices((rows, columns)))
     upper_left = row * (columns + 1) + column
     lower_left = upper_left + columns + 1
@@ -121,9 +124,7 @@ def _triangles(rows: int, columns: int) -> Int[np.ndarray, "cells 3"]:
     return np.stack(triangles, axis=1).reshape(-1, 3)
 
 
-def _affine_basis(
-    vertices: np.ndarray, triangles: np.ndarray
-) -> Float[np.ndarray, "entries components"]:
+def _affine_basis(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """The matrix from the velocities of all vertices to the affine maps `[cells, 2, 3]`."""
     count, cells = len(vertices), len(triangles)
     corners = np.concatenate([vertices[triangles], np.ones((cells, 3, 1))], axis=-1)
@@ -135,8 +136,8 @@ def _affine_basis(
     return basis.reshape(6 * cells, 2 * count)
 
 
-def _motion_of_a_step(velocity: Float[jax.Array, "cells 2 3"]) -> Float[jax.Array, "cells 2 3"]:
-    """exp(A) - 1 of affine velocities, without the last row: the displacement of a step.
+def _motion_of_a_step(velocity: jax.Array) -> jax.Array:
+    """exp(A) - 1 of affine velocities `[cells, 2, 3]`: the displacement of a step.
 
     A series instead of `expm`, so that it is exactly 0 if the velocity is.
     """
@@ -147,8 +148,8 @@ def _motion_of_a_step(velocity: Float[jax.Array, "cells 2 3"]) -> Float[jax.Arra
     return motion
 
 
-def _cell(points: Float[jax.Array, "k 2"], rows: int, columns: int) -> Int[jax.Array, " k"]:
-    """The triangle of each point of [-1, 1]²."""
+def _cell(points: jax.Array, rows: int, columns: int) -> jax.Array:
+    """The triangle `[k]` of each point of [-1, 1]², `[k, 2]`."""
     scaled = (points + 1) * (np.asarray([[columns, rows]]) / 2).astype(points.dtype)
     last = np.asarray([[columns - 1, rows - 1]]).astype(points.dtype)
     rectangle = jax.lax.stop_gradient(jnp.minimum(jnp.floor(scaled), last))
