@@ -268,7 +268,7 @@ def _count_blocks(points: Points, numbers_per_point: Any, copies: Any) -> Any:
     if not is_static(*shape, numbers_per_point, copies) or 0 in shape:
         return 1
     numbers = copies * math.prod(shape) * numbers_per_point
-    return min(MAX_BLOCKS, math.ceil(numbers / STORED_NUMBERS))
+    return max(1, min(MAX_BLOCKS, math.ceil(numbers / STORED_NUMBERS)))  # 0 copies need none
 
 
 def _sum_rows(

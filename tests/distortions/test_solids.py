@@ -141,7 +141,7 @@ def test_invalid_option_raises(options: dict[str, Any], message: str, unchecked:
 
 def test_invalid_image_shape_raises(unchecked: None) -> None:
     for shape in [SHAPE, (1, *SHAPE, 1)]:
-        with pytest.raises(ValueError, match=r"image must have shape \[h, w, c\]; got"):
+        with pytest.raises(ValueError, match=r"image must have shape \[h, w, c\] \(one example"):
             distortions.random_extrusion(KEYS[0], jnp.ones(shape))
-        with pytest.raises(ValueError, match=r"image must have shape \[h, w, c\]; got"):
+        with pytest.raises(ValueError, match=r"image must have shape \[h, w, c\] \(one example"):
             distortions.extrude(jnp.ones(shape), transforms.affine_3d.identity)

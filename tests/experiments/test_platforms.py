@@ -56,8 +56,10 @@ def test_cores_are_counted_on_systems_without_affinity(monkeypatch: pytest.Monke
 
 # What a system lacks is removed before anything is imported.
 MACOS = "import os\ndel os.sched_getaffinity\n"
+# The package filelock takes this for another system, and warns when JAX imports it.
 WINDOWS = MACOS + (
-    "import select, signal, sys\nsys.modules['fcntl'] = None\n"
+    "import select, signal, sys, warnings\nsys.modules['fcntl'] = None\n"
+    "warnings.filterwarnings('ignore', 'only soft file lock')\n"
     "del signal.SIGPIPE, select.poll, os.getuid, os.fork\n"
 )
 COMMANDS = ("train", "apply", "figures", "report", "sweep.__main__", "paper.__main__")
