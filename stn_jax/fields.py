@@ -13,9 +13,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Shaped
 
 from stn_jax._checks import (
+    as_array,
     as_numbers,
     check_floating,
     check_shape,
@@ -77,7 +79,7 @@ def warp(
     Source: Jaderberg et al. (2015), section 3.3, with the points of a dense field.
     """
     displacement = _as_field("displacement", displacement)
-    shape, (*spatial, ndim) = jnp.shape(image), displacement.shape
+    shape, (*spatial, ndim) = np.shape(image), displacement.shape
     expected = f"{[*spatial, 'c']} for this displacement, {describe_image_shape(ndim)}"
     fits = len(shape) == ndim + 1 and shape[:-1] == displacement.shape[:-1]
     check_shape("image", shape, expected, fits)
@@ -291,8 +293,9 @@ def folding_fraction(displacement: Field) -> Float[jax.Array, ""]:
         >>> float(folding_fraction(jnp.zeros((3, 4, 2))))
         0.0
     """
-    folds = ~(jacobian_determinant(displacement) > 0)  # negated, so that NaN counts as a fold
-    return run_on_auto_axes(jnp.mean, folds.astype(float_dtype(jnp.asarray(displacement).dtype)))
+    determinant = jacobian_determinant(displacement)
+    folds = ~(determinant > 0)  # negated, so that NaN counts as a fold
+    return run_on_auto_axes(jnp.mean, folds.astype(determinant.dtype))
 
 
 def diffusion_penalty(displacement: Field) -> Float[jax.Array, ""]:
@@ -327,9 +330,9 @@ def _diffusion_penalty(displacement: jax.Array) -> jax.Array:
 
 def _as_field(argument: str, field: Array) -> jax.Array:
     """Checks that a field is floating `[*spatial, n]`; casts it to at least float32."""
-    shape = jnp.shape(field)
+    shape = np.shape(field)
     fits = len(shape) in (3, 4) and shape[-1] == len(shape) - 1 and 0 not in shape
     check_shape(argument, shape, "[h, w, 2] or [d, h, w, 3] without empty axes", fits)
-    array = jnp.asarray(field)
+    array = as_array(argument, field)
     check_floating(argument, array)
     return array.astype(float_dtype(array.dtype))

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 import stn_jax
-from stn_jax import contrast, distortions
+from stn_jax import contrast, distortions, fields
 from stn_jax.transforms import affine
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 IMAGE = np.arange(12.0, dtype=np.float32).reshape(3, 4, 1)
 GRID, THETA, POINTS = np.zeros((2, 2), np.float32), affine.identity, np.ones((2, 2), np.float32)
-MATRIX = THETA.reshape(2, 3)
+MATRIX, BOX = THETA.reshape(2, 3), np.asarray([0, 0, 2, 2], np.float32)
+FIELD = np.full((3, 4, 2), 0.5, np.float32)
 OPTIONS: dict[str, Any] = {"to": "input"}
 
 # The argument that errors name, a function of it, and a valid value.
@@ -45,6 +46,17 @@ CALLS: dict[str, tuple[str, Callable[[Any], jax.Array], np.ndarray]] = {
     "points": (
         "points of affine",
         lambda x: stn_jax.warp_points(x, THETA, affine, (3, 4), **OPTIONS),
+        POINTS,
+    ),
+    "image of crop_boxes": ("image", lambda x: stn_jax.crop_boxes(x, BOX, (2, 2)), IMAGE),
+    "boxes": ("boxes", lambda x: stn_jax.crop_boxes(IMAGE, x, (2, 2)), BOX),
+    "image of warp": ("image", lambda x: fields.warp(x, FIELD), IMAGE),
+    "displacement": ("displacement", lambda x: fields.warp(IMAGE, x), FIELD),
+    "velocity": ("velocity", fields.exponential, FIELD),
+    "folds": ("displacement", fields.folding_fraction, FIELD),
+    "target": (
+        "points of affine",
+        lambda x: stn_jax.spatial_transform(IMAGE, THETA, affine, target=x),
         POINTS,
     ),
     "contrast": ("image", contrast.local_contrast, IMAGE),

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Shaped
 
-from stn_jax._checks import check_floating, check_shape, check_sizes
+from stn_jax._checks import as_array, check_floating, check_shape, check_sizes
 from stn_jax._sharding import partition_spec, run_on_auto_axes
 from stn_jax._types import Array, Mode, PaddingMode, float_dtype
 from stn_jax.coordinates import centred_pixels, pixel_bounds
@@ -56,11 +57,11 @@ def crop_boxes(
 
     Source: He et al. (2017), RoIAlign with one sample per bin.
     """
-    ndim = jnp.ndim(image) - 1
-    check_shape("image", jnp.shape(image), "[h, w, c] or [d, h, w, c]", ndim in (2, 3))
-    shape = jnp.shape(boxes)
+    ndim = np.ndim(image) - 1
+    check_shape("image", np.shape(image), "[h, w, c] or [d, h, w, c]", ndim in (2, 3))
+    shape = np.shape(boxes)
     check_shape("boxes", shape, f"[..., {2 * ndim}] for this image", shape[-1:] == (2 * ndim,))
-    boxes = jnp.asarray(boxes)
+    boxes = as_array("boxes", boxes)
     check_floating("boxes", boxes)
     sizes = check_sizes("output_shape", output_shape, ndim)
     image, fill = check_sampling(image, mode, padding_mode, fill, boxes.dtype)
