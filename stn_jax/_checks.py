@@ -54,7 +54,7 @@ def check_integer(argument: str, value: Any, allowed: str, least: int, most: flo
     """Returns an integer, or raises `ValueError` unless it is one between two bounds."""
     try:
         number = int(np.asarray(value).__index__())  # rejects bools
-    except TypeError:
+    except (TypeError, ValueError):  # not a number; sequences of different lengths
         number = None
     if number is None or not least <= number <= most:
         raise ValueError(f"{argument} must be {allowed}; got {one_line(value)}")

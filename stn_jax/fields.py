@@ -18,8 +18,8 @@ from jaxtyping import Float, Shaped
 
 from stn_jax._checks import (
     as_array,
-    as_numbers,
     check_floating,
+    check_integer,
     check_shape,
     check_sizes,
     describe_image_shape,
@@ -211,12 +211,10 @@ def exponential(velocity: Field, num_steps: int = 7) -> ResultField:
 
     Source: Arsigny et al. (2006); Dalca et al. (2018).
     """
-    number = as_numbers(num_steps)
-    if number is None or number.shape != () or number.dtype.kind not in "iu" or number < 0:
-        raise ValueError(f"num_steps must be a whole number >= 0; got {one_line(num_steps)}")
+    number = check_integer("num_steps", num_steps, "a whole number of at least 0", 0)
     velocity = _as_field("velocity", velocity)
     spec = partition_spec(velocity)[:-1]
-    return run_on_auto_axes(_exponential, velocity, out_spec=spec, num_steps=int(number))
+    return run_on_auto_axes(_exponential, velocity, out_spec=spec, num_steps=number)
 
 
 def _exponential(velocity: jax.Array, *, num_steps: int) -> jax.Array:

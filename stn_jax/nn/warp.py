@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Num
 
-from stn_jax._checks import as_numbers, check_shape, check_sizes, is_traced, one_line
+from stn_jax._checks import as_numbers, check_integer, check_shape, check_sizes, is_traced, one_line
 from stn_jax._types import Array, Mode, PaddingMode
 from stn_jax.nn.layers import Layer
 from stn_jax.transforms.base import Transform, at_least_float32, check_transform
@@ -256,11 +256,7 @@ def check_iterations(transform: Transform, num_iterations: object, initial_theta
     check_transform(transform)
     if not transform.has_compose:
         raise ValueError(f"transform must define compose; got {transform!r}")
-    number = as_numbers(num_iterations)
-    if number is None or number.shape != () or number.dtype.kind not in "iu" or number < 1:
-        raise ValueError(
-            f"num_iterations must be a whole number of at least 1; got {one_line(num_iterations)}"
-        )
+    check_integer("num_iterations", num_iterations, "a whole number of at least 1", 1)
     if initial_theta is not None:
         raise ValueError(
             "initial_theta must be None, because each iteration starts at the identity; "

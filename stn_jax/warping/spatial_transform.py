@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from stn_jax._checks import (
-    as_numbers,
     check_bool,
     check_choice,
     check_floating,
+    check_integer,
     check_shape,
     check_sizes,
     describe_image_shape,
@@ -134,14 +134,10 @@ def spatial_transform(
 
 def _check_antialiasing(oversample: object, antialias: object, ndim: int, mode: object) -> bool:
     """Checks the options against aliasing. Returns whether there are none."""
-    number = as_numbers(oversample)
-    if number is None or number.shape != () or number.dtype.kind not in "iu" or number < 1:
-        raise ValueError(
-            f"oversample must be a whole number of at least 1; got {one_line(oversample)}"
-        )
+    number = check_integer("oversample", oversample, "a whole number of at least 1", 1)
     check_choice("antialias", antialias, ("none", "mipmap", "anisotropic"))
     if antialias == "none":
-        return bool(number == 1)
+        return number == 1
     if ndim == 3 or mode == "nearest":
         reason = "volumes" if ndim == 3 else "mode nearest"
         raise ValueError(f"antialias must be none with {reason}; got {antialias!r}")

@@ -78,6 +78,7 @@ def test_chain_rejects_invalid_members(members: Any, error: str) -> None:
     ("family", "count", "error"),
     [
         (transforms.affine, 0, "count must be a whole number of at least 1; got 0"),
+        (transforms.affine, [[1], [1, 2]], "count must be a whole number of at least 1; got"),
         (transforms.affine, 1.5, "count must be a whole number of at least 1; got 1.5"),
         (transforms.affine, np.float64(2), "count must be a whole number .*; got np.float64"),
         ("affine", 2, "transform must be one of stn_jax.transforms"),
