@@ -118,8 +118,7 @@ def _values(
     """The sampled values. A tap of weight 0 adds nothing, even if it is infinite or NaN."""
     height, width, channels = image.shape
     row, column, right, down = _cells(points, height, width)
-    # At whole numbers, the second tap has weight 0.
-    whole_x, whole_y = (p == jnp.floor(p) for p in (jnp.real(points), jnp.imag(points)))
+    whole_x, whole_y = right == 0, down == 0  # the second tap has weight 0
     read = pixel_reader(image, fill, copy=copy)
 
     def tap(dy: int, dx: int) -> jax.Array:

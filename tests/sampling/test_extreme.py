@@ -211,6 +211,15 @@ def test_taps_of_weight_0_add_nothing(
         np.testing.assert_array_equal(output, expected)
 
 
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_infinite_fill_is_read_far_outside(mode: str, ndim: int) -> None:
+    image, axes = np.ones((3,) * ndim + (2,)), itertools.permutations([5.3, 0.1, 0.2][:ndim])
+    points = [*axes, [5.3] * ndim, [-2.7] * ndim, [1e30] * ndim]
+    output, _, _ = run(image, points, mode=mode, fill=np.inf)
+    np.testing.assert_array_equal(output, np.full((len(points), 2), np.inf))
+
+
 @pytest.mark.parametrize("channels", [1, 5])
 @pytest.mark.parametrize("pixel", [np.inf, -np.inf])
 def test_infinite_pixel_gives_infinite_gradients(pixel: float, channels: int) -> None:
