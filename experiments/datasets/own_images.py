@@ -160,11 +160,13 @@ def _first(texts: Sequence[str]) -> str:
 
 def _cut_test(data: Split, source: Path) -> tuple[Split, Split]:
     """Cuts a stratified test set. Every class keeps at least one training image."""
-    size, classes = max(1, len(data) // _TEST_PART), len(np.unique(data.labels))
-    if len(data) - size < classes + 1:
+    classes = len(np.unique(data.labels))
+    most = len(data) - classes - 1  # one more is held out for the validation
+    if most < 1:
         raise DatasetError(
             f"{source}: holds {len(data)} images of {classes} classes; expected at least "
             f"{classes + 2}, because one is held out for the validation and one for the test"
         )
+    size = min(max(1, len(data) // _TEST_PART), most)
     mask = stratified_mask(data.labels, size, _TEST_SEED, keep_per_class=1)
     return data.take(~mask), data.take(mask)
