@@ -1,4 +1,4 @@
-"""Trackers: where the records of a run go besides its own files.
+"""Trackers: where the records of a run go in addition to its own files.
 
 Each run has TensorBoard files, and `--tracker` adds Weights & Biases or MLflow. All receive the
 same records, under the same names.

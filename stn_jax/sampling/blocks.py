@@ -67,7 +67,7 @@ def map_blocks(function: Callable[..., Any], arrays: Sequence[jax.Array], count:
             so are the results.
         count: the number of blocks wanted, at least 1.
     """
-    if count == 1:  # also of no points, or of an unknown number
+    if count == 1:  # also for no points, and for an unknown number
         return function(*arrays)
     axis = arrays[-1].ndim - 1
     points = arrays[-1].shape[axis]

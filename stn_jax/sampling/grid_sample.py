@@ -73,8 +73,8 @@ def grid_sample(
     Raises:
         ValueError: if `mode` or `padding_mode` is unknown, shapes do not fit, a spatial axis is
             empty, the grid is not floating, the image is not floating and `mode` is not `nearest`,
-            the image has 2^31 numbers or too many pixels on an axis for the dtype of the grid, or
-            `fill` is not a number that the dtype of the image can represent.
+            the image has too many numbers for 32-bit indices or too many pixels on an axis for the
+            dtype of the grid, or `fill` is not a number that the dtype of the image can represent.
 
     Example:
         >>> image = jnp.arange(4.0).reshape(2, 2, 1)
@@ -167,7 +167,11 @@ def _check_size(shape: Sequence[int], coordinate_dtype: np.dtype) -> None:
     )
     check_shape("image", shape, expected, max(spatial) <= longest)
     padded = math.prod(size + LARGEST_MARGIN for size in spatial) * channels
-    check_shape("image", shape, "[*spatial, c] with fewer than 2^31 numbers", padded < INDEX_LIMIT)
+    expected = (
+        "[*spatial, c] with fewer than 2^31 numbers, counted with "
+        f"{LARGEST_MARGIN} more pixels on each axis"
+    )
+    check_shape("image", shape, expected, padded < INDEX_LIMIT)
 
 
 def sampled_spec(image: jax.Array, spec: Sequence[Any]) -> tuple[Any, ...]:

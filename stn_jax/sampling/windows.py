@@ -69,7 +69,7 @@ WindowFinder = Callable[[Points], Source]
 
 
 def are_few(points: Points, image_shape: Sequence[Any], layout: Layout) -> bool:
-    """Whether the windows of the points have less pixels than the image."""
+    """Whether the windows of the points have far fewer pixels than the image."""
     if not is_static(*points[0].shape, *image_shape):
         return False
     pixels = points[0].size * layout.kernel.taps ** len(points)

@@ -216,7 +216,11 @@ def test_transform_must_be_a_transform(bad: Any) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
-    [((2**24 + 1, 2, 1), "at most 16777216 pixels"), ((50_000, 50_000, 1), "fewer than 2^31")],
+    [
+        ((2**24 + 1, 2, 1), "at most 16777216 pixels"),
+        ((50_000, 50_000, 1), "fewer than 2^31"),
+        ((1, 1, 2**26), "8 more pixels on each axis"),
+    ],
 )
 def test_images_whose_pixels_cannot_be_addressed_are_rejected(
     shape: tuple[int, ...], expected: str
