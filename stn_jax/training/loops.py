@@ -160,7 +160,7 @@ def _swap(
 
 def _crop(lhs: jax.Array, settings: _Convolution) -> tuple[jax.Array, _Convolution]:
     """Applies negative padding to the images: with it, the fast kernel of jax 0.10 is wrong."""
-    if min(map(min, settings.padding)) >= 0:
+    if all(min(each) >= 0 for each in settings.padding):  # also without spatial axes
         return lhs, settings
     edges = [(0, 0, 0)] * lhs.ndim
     for i, by, (low, high) in zip(

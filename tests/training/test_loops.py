@@ -200,6 +200,17 @@ def test_kernel_gradient_of_images_smaller_than_the_output() -> None:
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)  # rounding of 27 products
 
 
+def test_convolution_without_spatial_axes_has_the_values_of_jax() -> None:
+    batches, kernel = jax.random.normal(KEY, (2, 3, 4)), jax.random.normal(KEY, (5, 4))
+    numbers = lax.ConvDimensionNumbers((0, 1), (0, 1), (0, 1))
+
+    def body(carry: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return carry, lax.conv_general_dilated(images, carry, (), [], dimension_numbers=numbers)
+
+    actual, expected = (loop(body, kernel, batches)[1] for loop in (scan, lax.scan))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_loop_runs_without_jit_if_that_is_disabled() -> None:
     seen = []
 
