@@ -114,17 +114,17 @@ def _walk(folder: pathlib.Path, visited: set[pathlib.Path]) -> Iterator[pathlib.
     try:
         if (real := folder.resolve()) in visited:  # a link may lead back to its parent
             return
-        entries = sorted(folder.iterdir())
+        entries = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+        # A broken link counts as a file that cannot be read. Reading a pipe could block forever.
+        folders = {each for each in entries if each.is_dir()}
+        files = {each for each in entries if each.is_file() or not each.exists()}
     except OSError as error:
         raise RunError(f"{folder}: cannot be read: {error.strerror}") from error
     visited.add(real)
     for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
+        if entry in folders:
             yield from _walk(entry, visited)
-        # A broken link counts as a file that cannot be read. Reading a pipe could block forever.
-        elif entry.is_file() or not entry.exists():
+        elif entry in files:
             yield entry
 
 

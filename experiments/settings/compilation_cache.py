@@ -55,7 +55,7 @@ def use_compilation_cache(wanted: bool) -> None:
 
 
 def _make_folder() -> pathlib.Path:
-    """Makes the folder, which only its user may read.
+    """Makes the folder. A new one can be read by its user only.
 
     Raises:
         UserError: the folder cannot be made or written.

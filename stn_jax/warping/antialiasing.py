@@ -101,6 +101,8 @@ def sample_footprints(
                 reduced,
                 [_reduce(p, i) for p in points],
                 fill,
+                # On an axis of odd size, bicubic taps behind the last pixel are folded about its
+                # edge instead, half a pixel from there.
                 bounds=[(_reduce(low, i), _reduce(high, i)) for low, high in bounds],
                 mode=mode,
                 padding_mode=padding_mode,

@@ -57,7 +57,7 @@ def spatial_transform(
         mode, padding_mode, align_corners, fill: as in `grid_sample`.
         oversample: each output pixel is the mean of k x k samples (k x k x k in volumes) at
             sub-pixel positions. Use it against aliasing if the warp shrinks the image. The time and
-            memory of k² outputs are needed. Static.
+            memory of k² outputs (k³ of volumes) are needed. Static.
         antialias: `mipmap` samples a pyramid of averaged images at the level of the longer axis of
             the footprint of each output pixel; `anisotropic` averages up to 8 samples along that
             axis and blurs less. Both work for any factor of shrinking. Where nothing shrinks, the
