@@ -48,7 +48,8 @@ def check_export(model: LoadedModel, *numbers: int) -> None:
             assert jax.tree.structure(found) == jax.tree.structure(expected)
             for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
                 assert one.dtype == other.dtype
-                np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+                # Two programs round positions differently: by 1e-6 pixels of values up to 1.
+                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_exported_functions_equal_those_of_the_loaded_network(data_file: pathlib.Path) -> None:

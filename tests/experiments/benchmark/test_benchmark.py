@@ -100,7 +100,7 @@ def test_every_warp_has_the_values_of_a_peer(
 @pytest.mark.slow
 def test_steps_run_without_peers(tmp_path: pathlib.Path) -> None:
     out = tmp_path / "out.json"
-    assert run("--part", "step", "--peers", "kornia", "--cases", "cnn-256", "--out", out) == 0
+    assert run("--part", "step", "--peers", "kornia", "--cases", "tutorial-64", "--out", out) == 0
     rows = json.loads(out.read_text())["parts"]["step"]["rows"]
     assert [row["form"] for row in rows] == ["one call per step", "scanned", "scanned, bfloat16"]
     assert {row["reference"] for row in rows} == {rows[0]["entrant"]}
