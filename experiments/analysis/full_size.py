@@ -21,7 +21,7 @@ from stn_jax.warping.straighten import (
 )
 
 _SMALLEST_SIZE = 16
-# Pixels before and behind the image that are given. The widest kernel reads three.
+# Pixels that are added around the image. The widest kernel reads three.
 _MARGIN = 4
 
 
@@ -45,13 +45,16 @@ class FrameWarp:
         self._settings = settings
         self._transform = transform
         self._small = tuple(input_shape), tuple(output_shape)
+        # In front of the image, the sampler itself clips to the border or reads zeros. An offset
+        # would round the positions.
+        self._before = _MARGIN if settings.padding_mode == "reflection" else 0
         self._warp_padded = jax.jit(self._warp, static_argnames="output_shape")
 
     def __call__(self, images: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """Warps a batch. Batches of similar sizes share a compiled program.
 
         The images are extended to the next of a few sizes, and the result is cropped. This changes
-        no value beyond the rounding of positions.
+        values by the rounding of positions only.
 
         Args:
             images: `[n, *spatial, c]`, uint8 or float32.
@@ -89,15 +92,15 @@ class FrameWarp:
     def _extend(
         self, images: np.ndarray, axes: Sequence[StraightenedAxis], shape: Sequence[int]
     ) -> np.ndarray:
-        """Adds pixels before and behind images, with the values that samples outside would read."""
+        """Adds pixels around images, with the values that samples outside would read."""
         fold_taps = PADDINGS[self._settings.padding_mode].fold_taps
         for i, (axis, size) in enumerate(zip(axes, shape, strict=True), 1):
             if fold_taps is None:
                 added = [(0, 0)] * images.ndim
-                added[i] = (_MARGIN, size - axis.size + _MARGIN)
+                added[i] = (self._before, size - axis.size + _MARGIN)
                 images = np.pad(images, added)
             else:
-                index = np.arange(-_MARGIN, size + _MARGIN)
+                index = np.arange(-self._before, size + _MARGIN)
                 images = images.take(fold_taps(index, axis.size, axis.bounds), axis=i)
         return images
 
@@ -127,10 +130,10 @@ class FrameWarp:
             if folds:
                 sizes, bounds = [axis.size for axis in xyz], [axis.bounds for axis in xyz]
                 points = locate(points, sizes, bounds, **options)
-                options["padding_mode"] = "border"  # all taps are in the extended image
+                options["padding_mode"] = "border"  # the taps that it folds are at the border
             return sample(
                 image,
-                [p + _MARGIN for p in points],
+                [p + self._before for p in points],
                 jnp.zeros(image.shape[-1], image.dtype),
                 bounds=[(0.0, size - 1.0) for size in reversed(image.shape[:-1])],
                 **options,

@@ -55,8 +55,7 @@ def test_vmap_equals_loop(options: dict[str, Any], axes: tuple[int | None, int |
         for i, c in enumerate(cotangents)
     ]
     for actual, expected in zip(batch, zip(*loop, strict=True), strict=True):
-        # Rounding of sums of 16 products of up to 100, which programs add in different orders.
-        np.testing.assert_allclose(actual, np.stack(expected), rtol=1e-6, atol=5e-5)
+        np.testing.assert_allclose(actual, np.stack(expected), rtol=1e-6, atol=1e-5)
 
 
 def test_nested_vmap_equals_flat_vmap() -> None:

@@ -48,8 +48,7 @@ def check_export(model: LoadedModel, *numbers: int) -> None:
             assert jax.tree.structure(found) == jax.tree.structure(expected)
             for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
                 assert one.dtype == other.dtype
-                # Two programs round positions differently: by 1e-6 pixels of values up to 1.
-                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+                np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_exported_functions_equal_those_of_the_loaded_network(data_file: pathlib.Path) -> None:
